@@ -1,0 +1,96 @@
+//! What one step runs: packed tokens, ragged sequences, block tables, which rows to sample.
+//!
+//! Built by the scheduler, read by the executor, given back at commit.
+//! Invariant: `slices` tile `tokens` without gaps, in order.
+
+use std::sync::Arc;
+
+use crate::request::{SamplingParams, SeqId, TokenId};
+
+/// A KV block id: an index into the engine's block pool of one KV group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockId(pub u32);
+
+/// One step.
+#[derive(Clone, Debug, Default)]
+pub struct BatchPlan {
+    /// Copies to make before anything else (copy on write).
+    pub copies: Vec<BlockCopy>,
+    /// Packed token ids of all sequences, `num_tokens` long.
+    pub tokens: Vec<TokenId>,
+    /// The sequences, in the order in which their tokens are packed.
+    pub slices: Vec<SeqSlice>,
+}
+
+/// Copy one whole block (all layers of its group).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockCopy {
+    /// KV group of both blocks.
+    pub group: usize,
+    /// Source.
+    pub src: BlockId,
+    /// Destination.
+    pub dst: BlockId,
+}
+
+/// The part of one sequence that this step computes.
+///
+/// ```text
+/// positions   0 ............... context_len - query_len ............ context_len
+///             | already in the KV cache | computed in this step     |
+///                                        tokens[query_start .. query_start + query_len]
+/// ```
+#[derive(Clone, Debug)]
+pub struct SeqSlice {
+    /// Which sequence.
+    pub seq: SeqId,
+    /// First row in `BatchPlan::tokens`.
+    pub query_start: usize,
+    /// Rows: 1 for a decode, more for a chunk of prefill.
+    pub query_len: usize,
+    /// Tokens of the sequence whose keys and values are in the cache after this step.
+    pub context_len: usize,
+    /// One block table per KV group; slot of position `p` = `table[p / block_size] * block_size + p % block_size`.
+    pub block_tables: Vec<Vec<BlockId>>,
+    /// What to sample from the logits of the slice's last row. Empty for a chunk that does not complete the prompt;
+    /// several when `n` sequences continue the same prompt.
+    pub samples: Vec<SampleSpec>,
+}
+
+/// One token to draw.
+#[derive(Clone, Debug)]
+pub struct SampleSpec {
+    /// The sequence that receives the token.
+    pub seq: SeqId,
+    /// Index of the choice: selects the random stream together with the seed.
+    pub choice: u32,
+    /// Tokens generated so far: the counter of the random stream.
+    pub output_len: usize,
+    /// How to sample.
+    pub params: Arc<SamplingParams>,
+    /// Tokens that must not be drawn now (stop tokens before `min_tokens`).
+    pub banned: Option<Arc<[TokenId]>>,
+    /// The sequence's tokens, when the penalties need them.
+    pub history: Option<History>,
+}
+
+/// A sequence's tokens so far, for penalties.
+#[derive(Clone, Debug)]
+pub struct History {
+    /// Prompt, then output.
+    pub tokens: Vec<TokenId>,
+    /// Where the output starts.
+    pub prompt_len: usize,
+}
+
+impl BatchPlan {
+    /// Rows in the step.
+    pub fn num_tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Every token to draw, in the order in which [`crate::StepOutput::samples`] answers.
+    pub fn sample_specs(&self) -> impl Iterator<Item = &SampleSpec> {
+        self.slices.iter().flat_map(|slice| &slice.samples)
+    }
+}
