@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use actix_web::http::{StatusCode, header};
-use actix_web::{HttpMessage, HttpResponse, ResponseError};
+use actix_web::{HttpResponse, ResponseError};
 use gossamer_scheduler::{RequestError, SubmitError};
 
 use crate::wire::error::{ErrorBody, ErrorObject};
@@ -279,7 +279,7 @@ impl ResponseError for ApiError {
         if let Some(methods) = self.allow {
             response.insert_header((header::ALLOW, methods));
         }
-        let response = response.json(self.body());
+        let mut response = response.json(self.body());
         // Read by the access log, which also counts it.
         response.extensions_mut().insert(self.clone());
         response

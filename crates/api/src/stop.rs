@@ -69,8 +69,7 @@ impl StopFinder {
             let longest = self
                 .patterns
                 .iter_mut()
-                .filter(|pattern| pattern.advance(byte))
-                .map(|pattern| pattern.bytes.len())
+                .filter_map(|pattern| pattern.advance(byte).then_some(pattern.bytes.len()))
                 .max();
             if let Some(len) = longest {
                 let start = before + i + 1 - len;
