@@ -5,12 +5,14 @@
 
 mod common;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use common::{ContentExecutor, STOP, alone};
 use gossamer_scheduler::*;
 use proptest::prelude::*;
+use proptest::test_runner::{FileFailurePersistence, TestRunner};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -37,7 +39,7 @@ fn setup() -> impl Strategy<Value = Setup> {
         4 => (2_usize..=8).prop_map(|a| vec![a]),
         1 => (2_usize..=8, 2_usize..=8).prop_map(|(a, b)| vec![a, b]),
     ];
-    let max_model_len = prop_oneof![Just(1000_usize), 3_usize..12];
+    let max_model_len = prop_oneof![3 => Just(1000_usize), 1 => 3_usize..12];
     (
         pools,
         1_usize..=4,
@@ -70,21 +72,41 @@ fn setup() -> impl Strategy<Value = Setup> {
         )
 }
 
-fn request() -> impl Strategy<Value = NewRequest> {
-    let prompt = prop::collection::vec(0_u32..2, 0..14);
-    // Mostly ordinary; 0 is refused.
-    let n = prop_oneof![6 => Just(1_u32), 3 => 2_u32..=3, 1 => Just(0)];
-    (
-        prompt,
-        n,
-        0_usize..8,
-        0_usize..4,
+/// The longest sequence that the setup allows.
+fn limit(setup: &Setup) -> usize {
+    let capacity = &setup.capacity;
+    let blocks = capacity.groups.iter().map(|g| g.num_blocks).min().unwrap();
+    capacity.max_model_len.min(blocks * capacity.block_size)
+}
+
+/// Mostly requests that fit, often exactly; now and then one that is refused.
+fn request(limit: usize) -> impl Strategy<Value = NewRequest> {
+    // Few different prompts, so that prefixes are shared.
+    let tokens = prop_oneof![
+        3 => Just(vec![0; limit + 2]),
+        1 => prop::collection::vec(0_u32..2, limit + 2),
+    ];
+    let prompt_len = prop_oneof![20 => 1..limit, 1 => Just(0), 1 => limit..=limit + 2];
+    let n = prop_oneof![12 => Just(1_u32), 6 => 2_u32..=3, 1 => Just(0)];
+    let max_tokens = prop_oneof![20 => 1..=limit, 1 => Just(0), 1 => Just(limit + 1)];
+    let min_tokens = prop_oneof![4 => Just(0), 2 => 1_usize..=4, 1 => Just(limit)];
+    let clamp = prop::bool::weighted(0.9);
+    let rest = (
         0_u64..3,
-        0_u64..2,
+        prop_oneof![4 => Just(0_u64), 1 => Just(1)],
         any::<bool>(),
-    )
-        .prop_map(
-            |(prompt, n, max_tokens, min_tokens, seed, cache_salt, penalties)| NewRequest {
+    );
+    (tokens, prompt_len, n, max_tokens, min_tokens, clamp, rest).prop_map(
+        move |(mut prompt, prompt_len, n, max_tokens, min_tokens, clamp, rest)| {
+            prompt.truncate(prompt_len);
+            let (seed, cache_salt, penalties) = rest;
+            let room = limit.saturating_sub(prompt_len).max(1);
+            let max_tokens = if clamp {
+                max_tokens.min(room)
+            } else {
+                max_tokens
+            };
+            NewRequest {
                 prompt,
                 n,
                 sampling: Arc::new(SamplingParams {
@@ -95,31 +117,43 @@ fn request() -> impl Strategy<Value = NewRequest> {
                 stop: StopConditions {
                     stop_token_ids: Arc::new([STOP]),
                     max_tokens,
-                    min_tokens,
+                    min_tokens: if clamp {
+                        min_tokens.min(max_tokens)
+                    } else {
+                        min_tokens
+                    },
                 },
                 cache_salt,
-            },
-        )
+            }
+        },
+    )
 }
 
-fn interruption() -> impl Strategy<Value = Op> {
+fn interruption(limit: usize) -> impl Strategy<Value = Op> {
     prop_oneof![
-        3 => request().prop_map(Op::Submit),
-        3 => any::<usize>().prop_map(Op::Cancel),
+        3 => request(limit).prop_map(Op::Submit),
+        2 => any::<usize>().prop_map(Op::Cancel),
         3 => (any::<usize>(), 0_u32..4).prop_map(|(which, index)| Op::FinishSequence(which, index)),
         1 => any::<usize>().prop_map(Op::QueueTimeout),
     ]
 }
 
-fn op() -> impl Strategy<Value = Op> {
-    let interruptions = || prop::collection::vec(interruption(), 0..3);
+fn op(limit: usize) -> impl Strategy<Value = Op> {
+    let interruptions = move || prop::collection::vec(interruption(limit), 0..3);
     prop_oneof![
-        8 => request().prop_map(Op::Submit),
-        2 => interruption(),
-        24 => prop_oneof![3 => Just(Vec::new()), 1 => interruptions()].prop_map(Op::Step),
+        24 => request(limit).prop_map(Op::Submit),
+        4 => interruption(limit),
+        48 => prop_oneof![6 => Just(Vec::new()), 1 => interruptions()].prop_map(Op::Step),
         1 => interruptions().prop_map(Op::FailStep),
         1 => Just(Op::WrongOutput),
     ]
+}
+
+fn script() -> impl Strategy<Value = (Setup, Vec<Op>)> {
+    setup().prop_flat_map(|setup| {
+        let ops = prop::collection::vec(op(limit(&setup)), 1..80);
+        (Just(setup), ops)
+    })
 }
 
 /// What the test knows about one accepted request.
@@ -139,6 +173,7 @@ struct Driver {
     setup: Setup,
     requests: BTreeMap<RequestId, Expected>,
     num_steps: usize,
+    coverage: Coverage,
 }
 
 impl Driver {
@@ -149,6 +184,7 @@ impl Driver {
             setup,
             requests: BTreeMap::new(),
             num_steps: 0,
+            coverage: Coverage::default(),
         }
     }
 
@@ -213,10 +249,7 @@ impl Driver {
 
     fn submit(&mut self, request: NewRequest) {
         let id = RequestId(1000 + self.requests.len() as u64);
-        let capacity = &self.setup.capacity;
-        let pool =
-            capacity.groups.iter().map(|g| g.num_blocks).min().unwrap() * capacity.block_size;
-        let limit = pool.min(capacity.max_model_len);
+        let limit = limit(&self.setup);
         let (prompt_len, max_tokens) = (request.prompt.len(), request.stop.max_tokens);
         let invalid = request.n == 0
             || prompt_len == 0
@@ -267,6 +300,16 @@ impl Driver {
         assert!(plan.num_tokens() <= config.max_num_batched_tokens);
         assert!(plan.slices.len() <= config.max_num_seqs);
         self.check();
+        let computes = |prefill| {
+            let mut slices = plan.slices.iter();
+            slices.any(|slice| prefill == (slice.query_len > 1))
+        };
+        self.coverage.mixed_steps += usize::from(computes(false) && computes(true));
+        self.coverage.copies += plan.copies.len();
+        for slice in &plan.slices {
+            self.coverage.chunks += usize::from(slice.samples.is_empty());
+            self.coverage.forks += slice.samples.len().saturating_sub(1);
+        }
         let output = run(&mut self.executor, &plan);
         for op in between {
             self.apply(op);
@@ -350,7 +393,7 @@ impl Driver {
     }
 
     /// No more submissions: everything ends within a bound, and ended as it should.
-    fn finish(mut self) {
+    fn finish(mut self, reached: &mut Coverage) {
         let work = |e: &Expected| {
             e.request.n as usize * (e.request.prompt.len() + e.request.stop.max_tokens)
         };
@@ -370,7 +413,21 @@ impl Driver {
         }
         for (id, expected) in &self.requests {
             self.check_ended(*id, expected);
+            let has_output = expected.outputs.iter().any(|output| !output.is_empty());
+            reached.cancelled_with_output += usize::from(expected.cancelled && has_output);
+            let by_caller = expected.finished.values();
+            reached.ended_by_caller += by_caller.filter(|&&r| r == FinishReason::Caller).count();
+            match &expected.terminal {
+                Some(TokenEvent::Finished(summary)) => reached.cached_tokens += summary.cached_len,
+                Some(TokenEvent::Failed(_)) => reached.failed_requests += 1,
+                _ => {}
+            }
         }
+        reached.preemptions += self.scheduler.num_preemptions();
+        reached.copies += self.coverage.copies;
+        reached.chunks += self.coverage.chunks;
+        reached.mixed_steps += self.coverage.mixed_steps;
+        reached.forks += self.coverage.forks;
     }
 
     fn check_ended(&self, id: RequestId, expected: &Expected) {
@@ -405,18 +462,67 @@ impl Driver {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+/// How often the cases reached what they are for.
+#[derive(Debug, Default)]
+struct Coverage {
+    preemptions: u64,
+    copies: usize,
+    chunks: usize,
+    mixed_steps: usize,
+    forks: usize,
+    cached_tokens: usize,
+    failed_requests: usize,
+    ended_by_caller: usize,
+    cancelled_with_output: usize,
+}
 
-    #[test]
-    fn any_interleaving_gives_every_request_its_own_answer_and_one_end(
-        setup in setup(),
-        ops in prop::collection::vec(op(), 1..60),
-    ) {
+#[test]
+fn any_interleaving_gives_every_request_its_own_answer_and_one_end() {
+    let config = ProptestConfig {
+        cases: 800,
+        source_file: Some(file!()),
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    };
+    let reached = RefCell::new(Coverage::default());
+    let result = TestRunner::new(config).run(&script(), |(setup, ops)| {
         let mut driver = Driver::new(setup);
         for op in ops {
             driver.apply(op);
         }
-        driver.finish();
+        driver.finish(&mut reached.borrow_mut());
+        Ok(())
+    });
+    if let Err(failure) = result {
+        panic!("{failure}");
     }
+    let Coverage {
+        preemptions,
+        copies,
+        chunks,
+        mixed_steps,
+        forks,
+        cached_tokens,
+        failed_requests,
+        ended_by_caller,
+        cancelled_with_output,
+    } = reached.into_inner();
+    println!(
+        "{preemptions} preemptions, {copies} copies, {chunks} chunks, {mixed_steps} mixed steps, {forks} forks, \
+         {cached_tokens} tokens from the cache, {failed_requests} failed requests, {ended_by_caller} ended by the caller, \
+         {cancelled_with_output} cancelled with output"
+    );
+    // Seen: hundreds to thousands of each. Cases that no longer get there test nothing.
+    let least = [
+        preemptions as usize,
+        copies,
+        chunks,
+        mixed_steps,
+        forks,
+        cached_tokens,
+        failed_requests,
+        ended_by_caller,
+        cancelled_with_output,
+    ];
+    assert!(least.iter().all(|&count| count >= 50), "{least:?}");
 }
