@@ -11,6 +11,7 @@ mod parser;
 mod render;
 pub mod special;
 mod tokenizer;
+mod tools;
 mod utf8;
 
 pub use conversation::{Conversation, ReasoningEffort, Role, Tool, ToolCall, Turn};

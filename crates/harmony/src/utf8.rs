@@ -13,6 +13,7 @@
 #[derive(Debug, Clone, Default)]
 pub struct Utf8Stream {
     held: Vec<u8>,
+    num_replaced: u64,
 }
 
 impl Utf8Stream {
@@ -40,6 +41,7 @@ impl Utf8Stream {
                 held_from = at - invalid.len();
             } else {
                 text.push(char::REPLACEMENT_CHARACTER);
+                self.num_replaced += 1;
             }
         }
         self.held.drain(..held_from);
@@ -48,9 +50,19 @@ impl Utf8Stream {
 
     /// Ends the stream: an incomplete character becomes U+FFFD. The stream can be used again.
     pub fn finish(&mut self) -> String {
-        let text = String::from_utf8_lossy(&self.held).into_owned();
+        if self.held.is_empty() {
+            return String::new();
+        }
+        // What is held is a single incomplete character.
         self.held.clear();
-        text
+        self.num_replaced += 1;
+        char::REPLACEMENT_CHARACTER.to_string()
+    }
+
+    /// How many times U+FFFD was put in the place of broken bytes.
+    #[must_use]
+    pub fn num_replaced(&self) -> u64 {
+        self.num_replaced
     }
 
     /// Whether part of a character is held back.
