@@ -127,17 +127,26 @@ impl RandomModel {
             201_088 => vec![200_002, 199_999, 200_012],
             size => vec![size - 1],
         };
-        write_json(&dir.join("generation_config.json"), &json!({"eos_token_id": eos}))?;
+        write_json(
+            &dir.join("generation_config.json"),
+            &json!({"eos_token_id": eos}),
+        )?;
 
         let shards = shards(self.tensors(), shard_bytes);
         let names: Vec<String> = match shards.len() {
             1 => vec!["model.safetensors".to_owned()],
-            n => (1..=n).map(|i| format!("model-{i:05}-of-{n:05}.safetensors")).collect(),
+            n => (1..=n)
+                .map(|i| format!("model-{i:05}-of-{n:05}.safetensors"))
+                .collect(),
         };
         if shards.len() > 1 {
             let mut map = Map::new();
             let mut total = 0;
-            for (name, tensor) in names.iter().zip(&shards).flat_map(|(name, shard)| shard.iter().map(move |t| (name, t))) {
+            for (name, tensor) in names
+                .iter()
+                .zip(&shards)
+                .flat_map(|(name, shard)| shard.iter().map(move |t| (name, t)))
+            {
                 map.insert(tensor.name.clone(), json!(name));
                 total += tensor.num_bytes();
             }
@@ -151,7 +160,9 @@ impl RandomModel {
             let work = || -> io::Result<()> {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(shard) = shards.get(index) else { return Ok(()) };
+                    let Some(shard) = shards.get(index) else {
+                        return Ok(());
+                    };
                     self.write_shard(&dir.join(&names[index]), shard)?;
                 }
             };
@@ -203,30 +214,72 @@ impl RandomModel {
         let bias = Fill::bf16(0.1);
         let mut all = Vec::new();
         let mut add = |name: &str, shape: &[usize], fill: Fill| {
-            all.push(Tensor { name: name.to_owned(), shape: shape.to_vec(), fill });
+            all.push(Tensor {
+                name: name.to_owned(),
+                shape: shape.to_vec(),
+                fill,
+            });
         };
-        add("model.embed_tokens.weight", &[self.vocab_size, hidden], Fill::bf16(1.0));
+        add(
+            "model.embed_tokens.weight",
+            &[self.vocab_size, hidden],
+            Fill::bf16(1.0),
+        );
         for layer in 0..self.num_layers {
-            let mut add = |name: &str, shape: &[usize], fill| add(&format!("model.layers.{layer}.{name}"), shape, fill);
+            let mut add = |name: &str, shape: &[usize], fill| {
+                add(&format!("model.layers.{layer}.{name}"), shape, fill)
+            };
             add("input_layernorm.weight", &[hidden], Fill::AroundOne);
-            for (name, outputs, inputs) in [("q", q, hidden), ("k", kv, hidden), ("v", kv, hidden), ("o", hidden, q)] {
-                add(&format!("self_attn.{name}_proj.weight"), &[outputs, inputs], over_root(1.0, inputs));
+            for (name, outputs, inputs) in [
+                ("q", q, hidden),
+                ("k", kv, hidden),
+                ("v", kv, hidden),
+                ("o", hidden, q),
+            ] {
+                add(
+                    &format!("self_attn.{name}_proj.weight"),
+                    &[outputs, inputs],
+                    over_root(1.0, inputs),
+                );
                 add(&format!("self_attn.{name}_proj.bias"), &[outputs], bias);
             }
             add("self_attn.sinks", &[self.num_heads], Fill::bf16(1.0));
-            add("post_attention_layernorm.weight", &[hidden], Fill::AroundOne);
-            add("mlp.router.weight", &[experts, hidden], over_root(1.0, hidden));
+            add(
+                "post_attention_layernorm.weight",
+                &[hidden],
+                Fill::AroundOne,
+            );
+            add(
+                "mlp.router.weight",
+                &[experts, hidden],
+                over_root(1.0, hidden),
+            );
             add("mlp.router.bias", &[experts], bias);
-            for (name, rows, cols) in [("gate_up_proj", 2 * inner, hidden), ("down_proj", hidden, inner)] {
+            for (name, rows, cols) in [
+                ("gate_up_proj", 2 * inner, hidden),
+                ("down_proj", hidden, inner),
+            ] {
                 let blocks = cols / BLOCK;
                 let name = format!("mlp.experts.{name}");
-                add(&format!("{name}_blocks"), &[experts, rows, blocks, BLOCK / 2], Fill::Nibbles);
-                add(&format!("{name}_scales"), &[experts, rows, blocks], Fill::mxfp4_scale(cols));
+                add(
+                    &format!("{name}_blocks"),
+                    &[experts, rows, blocks, BLOCK / 2],
+                    Fill::Nibbles,
+                );
+                add(
+                    &format!("{name}_scales"),
+                    &[experts, rows, blocks],
+                    Fill::mxfp4_scale(cols),
+                );
                 add(&format!("{name}_bias"), &[experts, rows], bias);
             }
         }
         add("model.norm.weight", &[hidden], Fill::AroundOne);
-        add("lm_head.weight", &[self.vocab_size, hidden], over_root(4.0, hidden));
+        add(
+            "lm_head.weight",
+            &[self.vocab_size, hidden],
+            over_root(4.0, hidden),
+        );
         all
     }
 }
@@ -333,7 +386,10 @@ fn shards(tensors: Vec<Tensor>, shard_bytes: u64) -> Vec<Vec<Tensor>> {
             filled = 0;
         }
         filled += bytes;
-        shards.last_mut().expect("there is always a shard").push(tensor);
+        shards
+            .last_mut()
+            .expect("there is always a shard")
+            .push(tensor);
     }
     shards
 }
@@ -349,7 +405,9 @@ mod tests {
     #[test]
     fn numbers_have_the_deviation_asked_for() {
         for deviation in [1.0, 0.1, 0.0186] {
-            let Fill::Bf16 { exponent } = Fill::bf16(deviation) else { unreachable!() };
+            let Fill::Bf16 { exponent } = Fill::bf16(deviation) else {
+                unreachable!()
+            };
             assert_eq!(exponent % 2, 0);
             let mut random = SplitMix64::new(3, "x");
             let sum: f64 = (0..4000)
@@ -375,7 +433,11 @@ mod tests {
 
     #[test]
     fn the_published_shape_has_the_published_size() {
-        let bytes: u64 = RandomModel::gpt_oss_20b(24, 201_088, 0).tensors().iter().map(Tensor::num_bytes).sum();
+        let bytes: u64 = RandomModel::gpt_oss_20b(24, 201_088, 0)
+            .tensors()
+            .iter()
+            .map(Tensor::num_bytes)
+            .sum();
         // metadata.total_size of openai/gpt-oss-20b's model.safetensors.index.json.
         assert_eq!(bytes, 13_761_264_768);
     }
@@ -384,7 +446,10 @@ mod tests {
     fn sharding_does_not_change_the_tensors() {
         let names = |bytes| -> Vec<Vec<String>> {
             let shards = shards(RandomModel::small(1).tensors(), bytes);
-            shards.into_iter().map(|shard| shard.into_iter().map(|tensor| tensor.name).collect()).collect()
+            shards
+                .into_iter()
+                .map(|shard| shard.into_iter().map(|tensor| tensor.name).collect())
+                .collect()
         };
         let one = names(u64::MAX);
         let many = names(50_000);

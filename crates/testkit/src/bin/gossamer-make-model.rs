@@ -22,7 +22,11 @@ fn main() -> ExitCode {
         eprintln!("cannot write {}: {error}", dir.display());
         return ExitCode::FAILURE;
     }
-    println!("wrote {} layers of random weights to {}", model.num_layers, dir.display());
+    println!(
+        "wrote {} layers of random weights to {}",
+        model.num_layers,
+        dir.display()
+    );
     ExitCode::SUCCESS
 }
 
@@ -31,7 +35,10 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<(RandomModel, PathBuf
     let (mut layers, mut vocab, mut seed, mut shard_mb) = (None, None, 1, 4800);
     while let Some(arg) = args.next() {
         let mut value = || args.next().ok_or_else(|| format!("{arg} needs a value"));
-        let number = |text: String| text.parse::<u64>().map_err(|_| format!("{text} is not a whole number"));
+        let number = |text: String| {
+            text.parse::<u64>()
+                .map_err(|_| format!("{text} is not a whole number"))
+        };
         match arg.as_str() {
             "--shape" => shape = value()?,
             "--layers" => layers = Some(number(value()?)? as usize),
