@@ -31,6 +31,23 @@ pub(crate) trait Vector: Copy {
     unsafe fn store(self, to: *mut f32);
     /// Eight little-endian bf16 numbers.
     unsafe fn load_bf16(from: *const u8) -> Self;
+    /// Eight bf16 numbers as the machine's own integers.
+    #[inline(always)]
+    unsafe fn load_bf16_bits(from: *const u16) -> Self {
+        if cfg!(target_endian = "little") {
+            // SAFETY: the caller vouches for eight readable numbers, which are sixteen little-endian bytes here.
+            unsafe { Self::load_bf16(from.cast()) }
+        } else {
+            let mut bytes = [0u8; 2 * LANES];
+            for i in 0..LANES {
+                // SAFETY: the caller vouches for eight readable numbers.
+                let bits = unsafe { from.add(i).read_unaligned() };
+                bytes[2 * i..2 * i + 2].copy_from_slice(&bits.to_le_bytes());
+            }
+            // SAFETY: `bytes` has sixteen bytes.
+            unsafe { Self::load_bf16(bytes.as_ptr()) }
+        }
+    }
     /// The 32 E2M1 numbers of one MXFP4 block (16 bytes), in order, unscaled.
     unsafe fn load_e2m1(from: *const u8) -> [Self; 4];
 
@@ -105,7 +122,7 @@ pub(crate) trait Vector: Copy {
 pub(crate) unsafe fn exp<V: Vector>(x: V) -> V {
     const LOWEST: f32 = -87.3;
     const HIGHEST: f32 = 88.0;
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     const COEFFICIENTS: [f32; 7] = [
         1.0 / 720.0,

@@ -14,6 +14,11 @@
 //! it is used from cache, and R x N = 3 x 4 accumulators keep two FMA units busy with 7 loads per 12 FMAs.
 //! More than one accumulator per output would be faster alone, but a 3 x 4 tile has no registers for them.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "register tiles are indexed by token and row, in several arrays at once"
+)]
+
 use std::mem::MaybeUninit;
 use std::ops::Range;
 

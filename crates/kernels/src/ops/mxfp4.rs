@@ -4,6 +4,11 @@
 //! scaling the weights and not the block's partial sums costs no accuracy, makes the accumulation the one of
 //! `matmul.rs`, and pays as soon as four tokens share a block.
 
+#![allow(
+    clippy::needless_range_loop,
+    reason = "register tiles are indexed by token and row, in several arrays at once"
+)]
+
 use std::ops::Range;
 
 use crate::ops::matmul::{Decoded, F32Rows, Job, TILE_TOKENS, Tiles, check_shapes, finish, tiled};

@@ -10,6 +10,18 @@ pub fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
+/// Asserts that every number is within `tolerance * scale[i]` of what is expected.
+pub fn assert_close(what: &str, got: &[f32], expect: &[f64], scale: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), expect.len(), "{what}");
+    for (i, (got, expect)) in got.iter().zip(expect).enumerate() {
+        let error = (f64::from(*got) - expect).abs();
+        assert!(
+            error <= tolerance * scale[i] + 1e-30,
+            "{what} [{i}]: {got} is not {expect}"
+        );
+    }
+}
+
 /// SplitMix64: enough randomness for inputs, and a failing case is one seed.
 pub struct Random(u64);
 

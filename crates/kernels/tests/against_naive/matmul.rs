@@ -1,14 +1,9 @@
-//! Every kernel on every instruction set of this machine against the oracle, and batch invariance as
-//! exact equality.
-//!
-//! Shapes are odd, slices start at odd addresses, and tolerances are relative to the sum of the magnitudes
-//! that were added: a dot product that cancels is allowed no more error than its terms explain.
+//! Both matrix products: against the oracle, alone and in company, and every MXFP4 code.
 
 use gossamer_kernels::*;
 use proptest::prelude::*;
 
-mod support;
-use support::*;
+use crate::support::*;
 
 /// Allowed error per unit of `sum |a b|`: f32's half ulp times the length of the longest chain of additions
 /// (a lane's share of a few hundred columns).
@@ -31,17 +26,6 @@ fn matmul_magnitudes(
         }
     }
     sums
-}
-
-fn assert_close(what: &str, got: &[f32], expect: &[f64], scale: &[f64], tolerance: f64) {
-    assert_eq!(got.len(), expect.len(), "{what}");
-    for (i, (got, expect)) in got.iter().zip(expect).enumerate() {
-        let error = (f64::from(*got) - expect).abs();
-        assert!(
-            error <= tolerance * scale[i] + 1e-30,
-            "{what} [{i}]: {got} is not {expect}"
-        );
-    }
 }
 
 proptest! {
