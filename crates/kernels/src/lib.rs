@@ -11,9 +11,15 @@
 //! Shape contracts are `assert!`ed once per call at this border: a violation is a bug of the caller,
 //! never the consequence of what a user sent.
 
+#[macro_use]
 mod dispatch;
+mod arch;
 mod ops;
+mod vector;
 mod views;
+
+#[cfg(any(test, feature = "oracle"))]
+pub mod naive;
 
 pub use dispatch::Isa;
 pub use ops::attention::{HEAD_DIM, KvCache, KvLayout, PagedQueries, paged_attention, write_kv};

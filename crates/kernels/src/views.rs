@@ -15,6 +15,10 @@ pub struct Bf16Slice<'a> {
 }
 
 impl<'a> Bf16Slice<'a> {
+    pub(crate) fn as_ptr(self) -> *const u8 {
+        self.bytes.as_ptr()
+    }
+
     /// A view of `bytes.len() / 2` numbers.
     ///
     /// # Panics
@@ -67,6 +71,10 @@ pub struct Bf16Matrix<'a> {
 }
 
 impl<'a> Bf16Matrix<'a> {
+    pub(crate) fn as_ptr(self) -> *const u8 {
+        self.data.as_ptr()
+    }
+
     /// # Panics
     /// If `data` does not hold exactly `rows * cols` numbers, or `cols` is 0.
     pub fn new(data: Bf16Slice<'a>, rows: usize, cols: usize) -> Self {

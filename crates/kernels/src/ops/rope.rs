@@ -6,6 +6,7 @@
 //! positions see the same angle; only the cosine of it is taken more exactly.
 
 use crate::Isa;
+use crate::vector::{LANES, Vector};
 
 /// How rotary frequencies are stretched from the trained context to the served one.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -141,7 +142,7 @@ impl RopeTable {
 ///
 /// # Panics
 /// If a shape does not fit.
-pub fn rope(_isa: Isa, heads: &mut [f32], cos: &[f32], sin: &[f32]) {
+pub fn rope(isa: Isa, heads: &mut [f32], cos: &[f32], sin: &[f32]) {
     let half = cos.len();
     assert!(
         half > 0 && half == sin.len(),
@@ -153,10 +154,46 @@ pub fn rope(_isa: Isa, heads: &mut [f32], cos: &[f32], sin: &[f32]) {
         "heads of {} elements",
         2 * half
     );
+    // SAFETY: the shapes are checked.
+    unsafe { rotate(isa, heads, cos, sin) }
+}
+
+dispatch! { fn rotate = rotate_generic(heads: &mut [f32], cos: &[f32], sin: &[f32]) }
+
+#[inline(always)]
+unsafe fn rotate_generic<V: Vector>(heads: &mut [f32], cos: &[f32], sin: &[f32]) {
+    let half = cos.len();
+    let (whole, rest) = (half / LANES * LANES, half % LANES);
     for head in heads.chunks_exact_mut(2 * half) {
         let (first, second) = head.split_at_mut(half);
-        for (i, (a, b)) in first.iter_mut().zip(second).enumerate() {
-            (*a, *b) = (*a * cos[i] - *b * sin[i], *b * cos[i] + *a * sin[i]);
+        let (first, second) = (first.as_mut_ptr(), second.as_mut_ptr());
+        // SAFETY: `first`, `second`, `cos` and `sin` have `half` numbers each.
+        unsafe {
+            for i in (0..whole).step_by(LANES) {
+                let (cos, sin) = (V::load(cos.as_ptr().add(i)), V::load(sin.as_ptr().add(i)));
+                let (a, b) = rotated(V::load(first.add(i)), V::load(second.add(i)), cos, sin);
+                a.store(first.add(i));
+                b.store(second.add(i));
+            }
+            if rest > 0 {
+                let cos = V::load_partial(cos.as_ptr().add(whole), rest);
+                let sin = V::load_partial(sin.as_ptr().add(whole), rest);
+                let (first, second) = (first.add(whole), second.add(whole));
+                let (a, b) = rotated(
+                    V::load_partial(first, rest),
+                    V::load_partial(second, rest),
+                    cos,
+                    sin,
+                );
+                a.store_partial(first, rest);
+                b.store_partial(second, rest);
+            }
         }
     }
+}
+
+#[inline(always)]
+unsafe fn rotated<V: Vector>(a: V, b: V, cos: V, sin: V) -> (V, V) {
+    // SAFETY: no pointers; the caller vouches for the instruction set.
+    unsafe { (a.mul(cos).sub(b.mul(sin)), b.mul(cos).add(a.mul(sin))) }
 }
