@@ -62,7 +62,7 @@ impl RequestContext {
     }
 }
 
-/// The outermost middleware.
+/// The outermost middleware. What it wraps answers with a response, also to refuse: an `Err` would leave without the id.
 pub(crate) async fn track(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -73,11 +73,7 @@ pub(crate) async fn track(
     request.extensions_mut().insert(Rc::clone(&context));
     let mut log = RequestLog::new(request.request(), Rc::clone(&context));
 
-    let http_request = request.request().clone();
-    let mut response = match next.call(request).await {
-        Ok(response) => response.map_into_boxed_body(),
-        Err(error) => ServiceResponse::new(http_request, error.error_response()),
-    };
+    let mut response = next.call(request).await?.map_into_boxed_body();
     // The id was made or checked to be a header value; an empty answer is still an answer.
     if let Ok(value) = HeaderValue::from_str(&context.id) {
         response.headers_mut().insert(REQUEST_ID, value);
