@@ -74,12 +74,7 @@ impl ChatAssembler {
 }
 
 impl Assembler for ChatAssembler {
-    fn push(
-        &mut self,
-        token: u32,
-        raw: Option<Box<TokenLogprobs>>,
-        update: &mut Update,
-    ) -> bool {
+    fn push(&mut self, token: u32, raw: Option<Box<TokenLogprobs>>, update: &mut Update) -> bool {
         let channel = self.parser.channel();
         if !Tokenizer::get().is_control(token) {
             match (channel, raw) {

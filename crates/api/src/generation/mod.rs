@@ -158,9 +158,7 @@ impl Job {
         let limit = state.scheduler.max_sequence_len();
         let max_tokens = prompts
             .iter()
-            .map(|prompt| {
-                generate.max_tokens_for(prompt.len(), limit, &state.config, prompt_param)
-            })
+            .map(|prompt| generate.max_tokens_for(prompt.len(), limit, &state.config, prompt_param))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             prompts,
@@ -186,9 +184,12 @@ impl Generation {
             max_tokens,
         } = job;
         let sampling = Arc::new(generate.sampling.clone());
-        let own_ends: &[u32] = if generate.ignore_eos { &[] } else { &MODEL_ENDS };
-        let stop_token_ids: Arc<[u32]> =
-            [own_ends, &generate.stop_token_ids].concat().into();
+        let own_ends: &[u32] = if generate.ignore_eos {
+            &[]
+        } else {
+            &MODEL_ENDS
+        };
+        let stop_token_ids: Arc<[u32]> = [own_ends, &generate.stop_token_ids].concat().into();
         let prompt_tokens = prompts.iter().map(Vec::len).sum();
         let mut streams = Vec::with_capacity(prompts.len());
         for (prompt, max_tokens) in prompts.into_iter().zip(max_tokens) {
@@ -299,18 +300,15 @@ impl Generation {
             TokenEvent::Failed(error) => {
                 // Cancels the other prompts of the batch.
                 self.streams.clear();
-                self.end(Event::Failed(ApiError::from_request(error, self.retry_after)));
+                self.end(Event::Failed(ApiError::from_request(
+                    error,
+                    self.retry_after,
+                )));
             }
         }
     }
 
-    fn token(
-        &mut self,
-        prompt: usize,
-        index: u32,
-        token: u32,
-        logprobs: Option<Box<RawLogprobs>>,
-    ) {
+    fn token(&mut self, prompt: usize, index: u32, token: u32, logprobs: Option<Box<RawLogprobs>>) {
         let number = prompt * self.n + index as usize;
         let choice = &mut self.choices[number];
         if choice.finished {

@@ -64,7 +64,12 @@ pub(crate) async fn create(
     if stream.is_some() {
         let chunks = ChatChunks::new(head, num_choices, shown);
         let metrics = state.metrics.api.clone();
-        return Ok(sse::respond(generation, chunks, state.config.heartbeat, metrics));
+        return Ok(sse::respond(
+            generation,
+            chunks,
+            state.config.heartbeat,
+            metrics,
+        ));
     }
     let mut answer = WholeChat::new(num_choices, shown);
     let usage = collect(generation, &mut answer).await?;

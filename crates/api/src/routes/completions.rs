@@ -58,7 +58,12 @@ pub(crate) async fn create(
     if let Some(stream) = stream {
         let chunks = CompletionChunks::new(head, num_choices, logprobs, stream.include_usage);
         let metrics = state.metrics.api.clone();
-        return Ok(sse::respond(generation, chunks, state.config.heartbeat, metrics));
+        return Ok(sse::respond(
+            generation,
+            chunks,
+            state.config.heartbeat,
+            metrics,
+        ));
     }
     let mut answer = WholeCompletion::new(num_choices, logprobs);
     let usage = collect(generation, &mut answer).await?;

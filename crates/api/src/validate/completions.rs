@@ -46,14 +46,17 @@ pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<CompletionsReq
     if let Some(best_of) = best_of
         && best_of != i64::from(generate.n)
     {
-        return Err(fields.unsupported_value("best_of", &format!("{best_of} (with n = {})", generate.n)));
+        return Err(
+            fields.unsupported_value("best_of", &format!("{best_of} (with n = {})", generate.n))
+        );
     }
     fields.only_boolean("echo", false)?;
     fields.string("user")?;
-    let prompt = fields.take("prompt").ok_or_else(|| fields.missing("prompt"))?;
-    fields.finish(UNSUPPORTED)?;
-    // Last, because it is the only costly part.
+    let prompt = fields
+        .take("prompt")
+        .ok_or_else(|| fields.missing("prompt"))?;
     let prompts = prompts(prompt)?;
+    fields.finish(UNSUPPORTED)?;
     let choices = prompts.len().saturating_mul(generate.n as usize);
     if choices > config.max_choices as usize {
         return Err(ApiError::field(
@@ -73,7 +76,8 @@ pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<CompletionsReq
 }
 
 fn prompts(prompt: Value) -> Result<Vec<Vec<u32>>, ApiError> {
-    const EXPECTED: &str = "a string, an array of strings, an array of token ids or an array of such arrays";
+    const EXPECTED: &str =
+        "a string, an array of strings, an array of token ids or an array of such arrays";
     let prompts = match prompt {
         Value::String(text) => vec![encode(&text)],
         Value::Array(items) => match items.first() {

@@ -28,8 +28,10 @@ fn cancelled(server: &TestServer) -> f64 {
 fn in_decode_streaming() {
     let server = slow(|_| {});
     for (path, body) in [(CHAT, chat("Hi")), (COMPLETIONS, completion("Hi"))] {
-        let mut reader = server.client().stream(path, &with(&endless(body), json!({"stream": true})));
-        read_until(&mut reader, "more more");
+        let mut reader = server
+            .client()
+            .stream(path, &with(&endless(body), json!({"stream": true})));
+        read_until(&mut reader, " more");
         drop(reader);
         server.wait_until_idle();
     }
@@ -64,7 +66,10 @@ fn in_prefill() {
         server.wait_until("it runs", |stats| stats.running == 1);
         drop(connection);
         server.wait_until_idle();
-        assert!(server.control.samples().is_empty(), "no token was ever drawn");
+        assert!(
+            server.control.samples().is_empty(),
+            "no token was ever drawn"
+        );
         assert_eq!(cancelled(&server), 1.0);
     }
 }
@@ -74,12 +79,20 @@ fn in_the_queue() {
     for stream in [false, true] {
         let server = slow(|setup| setup.scheduler.max_num_seqs = 1);
         let client = server.client();
-        let mut running = client.stream(CHAT, &with(&endless(chat("first")), json!({"stream": true})));
+        let mut running = client.stream(
+            CHAT,
+            &with(&endless(chat("first")), json!({"stream": true})),
+        );
         read_until(&mut running, "more");
-        let queued = client.post_without_reading(CHAT, &with(&endless(chat("second")), json!({"stream": stream})));
+        let queued = client.post_without_reading(
+            CHAT,
+            &with(&endless(chat("second")), json!({"stream": stream})),
+        );
         server.wait_until("one waits", |stats| stats.waiting == 1);
         drop(queued);
-        server.wait_until("none waits", |stats| stats.waiting == 0 && stats.running == 1);
+        server.wait_until("none waits", |stats| {
+            stats.waiting == 0 && stats.running == 1
+        });
         read_until(&mut running, "more");
         drop(running);
         server.wait_until_idle();
@@ -90,7 +103,10 @@ fn in_the_queue() {
 #[test]
 fn all_choices_and_all_prompts_go_together() {
     let server = slow(|_| {});
-    let body = with(&endless(completion(json!(["a", "b", "c"]))), json!({"n": 2}));
+    let body = with(
+        &endless(completion(json!(["a", "b", "c"]))),
+        json!({"n": 2}),
+    );
     let stream = server.client().post_without_reading(COMPLETIONS, &body);
     server.wait_until("all run", |stats| stats.running == 6);
     drop(stream);
@@ -101,7 +117,9 @@ fn all_choices_and_all_prompts_go_together() {
 #[test]
 fn a_client_that_closes_only_its_sending_half_counts_as_gone() {
     let server = slow(|_| {});
-    let reader = server.client().stream(CHAT, &with(&endless(chat("Hi")), json!({"stream": true})));
+    let reader = server
+        .client()
+        .stream(CHAT, &with(&endless(chat("Hi")), json!({"stream": true})));
     reader.close_sending_half();
     server.wait_until_idle();
     assert!(server.control.steps() < 1000);
@@ -112,7 +130,12 @@ fn a_crowd_that_leaves_takes_everything_with_it() {
     let server = slow(|_| {});
     let client = server.client();
     let mut streaming: Vec<_> = (0..8)
-        .map(|i| client.stream(CHAT, &with(&endless(chat(&format!("s{i}"))), json!({"stream": true}))))
+        .map(|i| {
+            client.stream(
+                CHAT,
+                &with(&endless(chat(&format!("s{i}"))), json!({"stream": true})),
+            )
+        })
         .collect();
     let waiting: Vec<_> = (0..16)
         .map(|i| client.post_without_reading(CHAT, &endless(chat(&format!("w{i}")))))

@@ -82,7 +82,10 @@ pub fn whole(answer: &Value) -> Vec<Answer> {
                 calls: list(&message["tool_calls"])
                     .iter()
                     .map(|call| {
-                        (text(&call["function"]["name"]), text(&call["function"]["arguments"]))
+                        (
+                            text(&call["function"]["name"]),
+                            text(&call["function"]["arguments"]),
+                        )
                     })
                     .collect(),
                 logprobs: list(&choice["logprobs"]["content"]),
@@ -95,25 +98,50 @@ pub fn whole(answer: &Value) -> Vec<Answer> {
 /// Puts a streamed chat answer together as an SDK does, and checks the chunks' form.
 pub fn assembled(transcript: &Transcript) -> Vec<Answer> {
     let mut answers: Vec<Answer> = Vec::new();
-    let head = |chunk: &Value| (chunk["id"].clone(), chunk["created"].clone(), chunk["model"].clone());
+    let head = |chunk: &Value| {
+        (
+            chunk["id"].clone(),
+            chunk["created"].clone(),
+            chunk["model"].clone(),
+        )
+    };
     for chunk in &transcript.chunks {
         assert_eq!(chunk["object"], "chat.completion.chunk");
         assert_eq!(head(chunk), head(&transcript.chunks[0]));
         for choice in chunk["choices"].as_array().expect("choices") {
             let index = choice["index"].as_u64().expect("an index") as usize;
             answers.resize_with(answers.len().max(index + 1), Answer::default);
-            let first = !transcript.chunks.iter().take_while(|c| !std::ptr::eq(*c, chunk))
+            let first = !transcript
+                .chunks
+                .iter()
+                .take_while(|c| !std::ptr::eq(*c, chunk))
                 .any(|c| c["choices"][0]["index"] == index);
             let delta = &choice["delta"];
-            assert_eq!(delta["role"] == "assistant", first, "the role stands in the first chunk only");
+            assert_eq!(
+                delta["role"] == "assistant",
+                first,
+                "the role stands in the first chunk only"
+            );
             let answer = &mut answers[index];
-            assert_eq!(answer.finish_reason, "", "nothing comes after the finish reason");
-            answer.content.push_str(delta["content"].as_str().unwrap_or_default());
-            answer.reasoning.push_str(delta["reasoning"].as_str().unwrap_or_default());
+            assert_eq!(
+                answer.finish_reason, "",
+                "nothing comes after the finish reason"
+            );
+            answer
+                .content
+                .push_str(delta["content"].as_str().unwrap_or_default());
+            answer
+                .reasoning
+                .push_str(delta["reasoning"].as_str().unwrap_or_default());
             for call in delta["tool_calls"].as_array().into_iter().flatten() {
                 add_call(&mut answer.calls, call);
             }
-            answer.logprobs.extend(choice["logprobs"]["content"].as_array().cloned().unwrap_or_default());
+            answer.logprobs.extend(
+                choice["logprobs"]["content"]
+                    .as_array()
+                    .cloned()
+                    .unwrap_or_default(),
+            );
             if let Some(reason) = choice["finish_reason"].as_str() {
                 answer.finish_reason = reason.to_owned();
             }
@@ -131,18 +159,29 @@ fn add_call(calls: &mut Vec<(String, String)>, call: &Value) {
         let id = call["id"].as_str().expect("an id when the call is opened");
         assert!(id.starts_with("call_") && id.len() > 20, "{id}");
         assert_eq!(call["type"], "function");
-        let name = call["function"]["name"].as_str().expect("a name when the call is opened");
+        let name = call["function"]["name"]
+            .as_str()
+            .expect("a name when the call is opened");
         calls.push((name.to_owned(), String::new()));
     } else {
-        assert!(call.get("id").is_none() && call["function"].get("name").is_none(), "{call}");
+        assert!(
+            call.get("id").is_none() && call["function"].get("name").is_none(),
+            "{call}"
+        );
     }
-    calls[index].1.push_str(call["function"]["arguments"].as_str().expect("arguments"));
+    calls[index]
+        .1
+        .push_str(call["function"]["arguments"].as_str().expect("arguments"));
 }
 
 /// Asks for the same answer whole and streamed and checks that both say the same.
 pub fn both_ways(server: &TestServer, body: &Value) -> Vec<Answer> {
     let answers = whole(&server.client().post(CHAT, body).ok());
-    assert_eq!(assembled(&stream_chat(server, body)), answers, "streamed = whole");
+    assert_eq!(
+        assembled(&stream_chat(server, body)),
+        answers,
+        "streamed = whole"
+    );
     answers
 }
 

@@ -51,7 +51,10 @@ fn the_prompt_is_raw_and_its_control_tokens_are_text() {
     let answer = server.client().post(COMPLETIONS, &body).ok();
     assert_eq!(texts(&answer), [prompt]);
     let spelled = tokens("x").len() + 8;
-    assert!(answer["usage"]["prompt_tokens"].as_u64() > Some(spelled as u64 - 3), "more than one token each: {answer}");
+    assert!(
+        answer["usage"]["prompt_tokens"].as_u64() > Some(spelled as u64 - 3),
+        "more than one token each: {answer}"
+    );
 }
 
 #[test]
@@ -70,10 +73,19 @@ fn all_four_forms_of_prompt() {
         (json!("one two"), vec!["one two"]),
         (json!(["one two", "three"]), vec!["one two", "three"]),
         (ids("one two"), vec!["one two"]),
-        (json!([ids("one two"), ids("three four five"), ids("six")]), vec!["one two", "three four five", "six"]),
-        (json!(["text", ids("and tokens")]), vec!["text", "and tokens"]),
+        (
+            json!([ids("one two"), ids("three four five"), ids("six")]),
+            vec!["one two", "three four five", "six"],
+        ),
+        (
+            json!(["text", ids("and tokens")]),
+            vec!["text", "and tokens"],
+        ),
     ] {
-        let answer = server.client().post(COMPLETIONS, &with(&completion(prompt), many.clone())).ok();
+        let answer = server
+            .client()
+            .post(COMPLETIONS, &with(&completion(prompt), many.clone()))
+            .ok();
         assert_eq!(texts(&answer), expected);
     }
 }
@@ -85,13 +97,19 @@ fn choices_of_a_batch_are_numbered_prompt_by_prompt() {
             .when_choices("alpha", &["a0", "a1"])
             .when_choices("beta", &["b0", "b1"]),
     );
-    let body = with(&completion(json!(["alpha", "beta"])), json!({"n": 2, "best_of": 2}));
+    let body = with(
+        &completion(json!(["alpha", "beta"])),
+        json!({"n": 2, "best_of": 2}),
+    );
     let answer = server.client().post(COMPLETIONS, &body).ok();
     assert_eq!(texts(&answer), ["a0", "a1", "b0", "b1"]);
     let prompt_tokens = (tokens("alpha").len() + tokens("beta").len()) as u64;
     assert_eq!(answer["usage"]["prompt_tokens"], prompt_tokens);
 
-    let streamed = server.client().stream(COMPLETIONS, &with(&body, json!({"stream": true}))).transcript();
+    let streamed = server
+        .client()
+        .stream(COMPLETIONS, &with(&body, json!({"stream": true})))
+        .transcript();
     assert!(streamed.done);
     let mut joined = vec![String::new(); 4];
     let mut finished = vec![0; 4];
@@ -110,12 +128,23 @@ fn choices_of_a_batch_are_numbered_prompt_by_prompt() {
 #[test]
 fn usage_of_a_stream() {
     let server = server(Script::always("abc"));
-    let body = with(&completion("x"), json!({"stream": true, "stream_options": {"include_usage": true}}));
-    let mut chunks = server.client().stream(COMPLETIONS, &body).transcript().chunks;
+    let body = with(
+        &completion("x"),
+        json!({"stream": true, "stream_options": {"include_usage": true}}),
+    );
+    let mut chunks = server
+        .client()
+        .stream(COMPLETIONS, &body)
+        .transcript()
+        .chunks;
     let last = chunks.pop().expect("chunks");
     assert_eq!(last["choices"], json!([]));
     assert_eq!(last["usage"]["total_tokens"], 3);
-    assert!(chunks.iter().all(|chunk| chunk.get("usage") == Some(&Value::Null)));
+    assert!(
+        chunks
+            .iter()
+            .all(|chunk| chunk.get("usage") == Some(&Value::Null))
+    );
 }
 
 #[test]
@@ -137,11 +166,26 @@ fn log_probabilities_in_the_older_form() {
     assert_eq!(logprobs["token_logprobs"], json!([-0.25, -0.25, -0.25]));
     assert_eq!(logprobs["text_offset"], json!([0, 2, 4]));
     assert_eq!(logprobs["top_logprobs"][0]["ab"], -0.25);
-    assert_eq!(logprobs["top_logprobs"][0].as_object().map(serde_json::Map::len), Some(2));
+    assert_eq!(
+        logprobs["top_logprobs"][0]
+            .as_object()
+            .map(serde_json::Map::len),
+        Some(2)
+    );
 
     let mut offsets = Vec::new();
-    for chunk in server.client().stream(COMPLETIONS, &with(&body, json!({"stream": true}))).transcript().chunks {
-        offsets.extend(chunk["choices"][0]["logprobs"]["text_offset"].as_array().cloned().unwrap_or_default());
+    for chunk in server
+        .client()
+        .stream(COMPLETIONS, &with(&body, json!({"stream": true})))
+        .transcript()
+        .chunks
+    {
+        offsets.extend(
+            chunk["choices"][0]["logprobs"]["text_offset"]
+                .as_array()
+                .cloned()
+                .unwrap_or_default(),
+        );
     }
     assert_eq!(offsets, [0, 2, 4]);
 }

@@ -14,7 +14,9 @@ fn every_documented_field_is_read() {
         ("CompletionRequest", COMPLETIONS, completion("Hi")),
     ] {
         let properties = document.pointer(&format!("/components/schemas/{schema}/properties"));
-        let properties = properties.and_then(Value::as_object).expect("a schema with properties");
+        let properties = properties
+            .and_then(Value::as_object)
+            .expect("a schema with properties");
         assert!(properties.len() > 20);
         for name in properties.keys() {
             check_field(&server, path, &body, name);
@@ -26,7 +28,13 @@ fn every_documented_field_is_read() {
 /// A field that is read has values of the wrong type, and the error names the field.
 #[track_caller]
 fn check_field(server: &TestServer, path: &str, body: &Value, name: &str) {
-    let wrong = [json!({"?": [{}]}), json!(true), json!(1.5), json!("\u{0}"), json!([[{}]])];
+    let wrong = [
+        json!({"?": [{}]}),
+        json!(true),
+        json!(1.5),
+        json!("\u{0}"),
+        json!([[{}]]),
+    ];
     let mut named = false;
     for value in wrong {
         // The unknown field makes sure that a value which happens to be right generates nothing.

@@ -12,9 +12,18 @@ use crate::common::{CHAT, chat, server};
 #[test]
 fn unknown_paths() {
     let server = server(Script::echo());
-    for (method, path) in [("GET", "/"), ("POST", "/v1/chat"), ("GET", "/v1/chat/completions/"), ("DELETE", "/nope?x=1")] {
+    for (method, path) in [
+        ("GET", "/"),
+        ("POST", "/v1/chat"),
+        ("GET", "/v1/chat/completions/"),
+        ("DELETE", "/nope?x=1"),
+    ] {
         let error = server.client().request(method, path, &[], b"").error(404);
-        assert_eq!(error.code.as_deref(), Some("unknown_url"), "{method} {path}");
+        assert_eq!(
+            error.code.as_deref(),
+            Some("unknown_url"),
+            "{method} {path}"
+        );
     }
 }
 
@@ -30,7 +39,10 @@ fn wrong_methods_say_which_are_right() {
         ("PATCH", "/metrics", "GET, HEAD"),
     ] {
         let response = server.client().request(method, path, &[], b"");
-        assert_eq!(response.error(405).code.as_deref(), Some("method_not_allowed"));
+        assert_eq!(
+            response.error(405).code.as_deref(),
+            Some("method_not_allowed")
+        );
         assert_eq!(response.header("allow"), Some(allow));
     }
 }
@@ -47,15 +59,26 @@ fn head_is_get_without_a_body() {
 fn only_declared_json_is_read() {
     let server = server(Script::echo());
     let body = chat("Hi").to_string();
-    let post = |headers: &[(&str, &str)]| server.client().request("POST", CHAT, headers, body.as_bytes());
+    let post = |headers: &[(&str, &str)]| {
+        server
+            .client()
+            .request("POST", CHAT, headers, body.as_bytes())
+    };
     for headers in [
         &[][..],
         &[("content-type", "text/plain")],
         &[("content-type", "application/x-www-form-urlencoded")],
-        &[("content-type", "application/json"), ("content-encoding", "gzip")],
+        &[
+            ("content-type", "application/json"),
+            ("content-encoding", "gzip"),
+        ],
     ] {
         let error = post(headers).error(415);
-        assert_eq!(error.code.as_deref(), Some("unsupported_content_type"), "{headers:?}");
+        assert_eq!(
+            error.code.as_deref(),
+            Some("unsupported_content_type"),
+            "{headers:?}"
+        );
     }
     post(&[("content-type", "Application/JSON; charset=utf-8")]).ok();
 }
@@ -86,7 +109,9 @@ fn a_chunked_body_over_the_limit_is_refused_too() {
     let mut stream = server.client().connect();
     let head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
     stream.write_all(head.as_bytes()).expect("sent");
-    stream.write_all(format!("80\r\n{}\r\n", " ".repeat(128)).as_bytes()).expect("sent");
+    stream
+        .write_all(format!("80\r\n{}\r\n", " ".repeat(128)).as_bytes())
+        .expect("sent");
     Response::read(&mut BufReader::new(stream), "POST").error(413);
 }
 
@@ -106,7 +131,9 @@ fn a_body_that_does_not_arrive_is_not_waited_for_forever() {
 fn a_sane_request_id_comes_back_and_another_is_replaced() {
     let server = server(Script::echo());
     let id = |given: &str| {
-        let response = server.client().request("GET", "/health", &[("x-request-id", given)], b"");
+        let response = server
+            .client()
+            .request("GET", "/health", &[("x-request-id", given)], b"");
         response.header("x-request-id").expect("an id").to_owned()
     };
     assert_eq!(id("my-trace_42"), "my-trace_42");
@@ -128,13 +155,20 @@ fn a_connection_goes_on_after_errors() {
             "{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
-        stream.write_all(head.as_bytes()).expect("the connection is open");
+        stream
+            .write_all(head.as_bytes())
+            .expect("the connection is open");
         Response::read(&mut reader, method)
     };
     ask("POST", CHAT, "{nonsense").error(400);
     ask("GET", "/nowhere", "").error(404);
     ask("GET", CHAT, "").error(405);
-    ask("POST", CHAT, &json!({"model": "no", "messages": []}).to_string()).error(404);
+    ask(
+        "POST",
+        CHAT,
+        &json!({"model": "no", "messages": []}).to_string(),
+    )
+    .error(404);
     ask("POST", CHAT, &chat("still here").to_string()).ok();
 }
 
@@ -144,7 +178,9 @@ fn pipelined_requests_are_answered_in_order() {
     let mut stream = server.client().connect();
     let one = "GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
     let two = "GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n";
-    stream.write_all(format!("{one}{two}").as_bytes()).expect("sent");
+    stream
+        .write_all(format!("{one}{two}").as_bytes())
+        .expect("sent");
     let mut reader = BufReader::new(stream);
     assert_eq!(Response::read(&mut reader, "GET").ok()["status"], "ok");
     assert_eq!(Response::read(&mut reader, "GET").ok()["object"], "list");

@@ -20,7 +20,10 @@ fn prompt_contains_with(more: Value, messages: Value, needle: &str) {
     );
     let body = crate::common::with(&json!({"model": "test-model", "messages": messages}), more);
     let answer = server.client().post(CHAT, &body).ok();
-    assert_eq!(answer["choices"][0]["message"]["content"], "yes", "the prompt lacks {needle:?}");
+    assert_eq!(
+        answer["choices"][0]["message"]["content"], "yes",
+        "the prompt lacks {needle:?}"
+    );
 }
 
 #[test]
@@ -28,7 +31,11 @@ fn the_system_message_has_date_and_effort() {
     let hi = json!([{"role": "user", "content": "Hi"}]);
     prompt_contains(hi.clone(), "Current date: 2026-01-02\n\nReasoning: medium");
     for effort in ["low", "medium", "high"] {
-        prompt_contains_with(json!({"reasoning_effort": effort}), hi.clone(), &format!("Reasoning: {effort}"));
+        prompt_contains_with(
+            json!({"reasoning_effort": effort}),
+            hi.clone(),
+            &format!("Reasoning: {effort}"),
+        );
     }
 }
 
@@ -79,7 +86,10 @@ fn content_beside_calls_is_a_preamble() {
             {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
         {"role": "tool", "tool_call_id": "x", "content": "sun"},
     ]);
-    prompt_contains(messages, "<|start|>assistant<|channel|>commentary<|message|>Looking.<|end|>");
+    prompt_contains(
+        messages,
+        "<|start|>assistant<|channel|>commentary<|message|>Looking.<|end|>",
+    );
 }
 
 #[test]
@@ -92,5 +102,8 @@ fn two_calls_are_answered_in_any_order() {
         {"role": "tool", "tool_call_id": "b", "content": "second"},
         {"role": "tool", "tool_call_id": "a", "content": "first"},
     ]);
-    prompt_contains(messages, "<|start|>functions.g to=assistant<|channel|>commentary<|message|>second<|end|>");
+    prompt_contains(
+        messages,
+        "<|start|>functions.g to=assistant<|channel|>commentary<|message|>second<|end|>",
+    );
 }

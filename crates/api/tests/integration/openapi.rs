@@ -7,7 +7,9 @@ use serde_json::Value;
 #[test]
 fn the_committed_document_is_current() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../openapi/openapi.json");
-    let mut generated = gossamer_api::openapi().to_pretty_json().expect("the document is JSON");
+    let mut generated = gossamer_api::openapi()
+        .to_pretty_json()
+        .expect("the document is JSON");
     generated.push('\n');
     if std::env::var_os("UPDATE").is_some_and(|value| value == "1") {
         std::fs::write(&path, &generated).expect("the document can be written");

@@ -17,7 +17,10 @@ fn models_are_listed_by_all_their_names() {
     assert_eq!(server.client().get("/v1/models/test%2Dalias").ok(), alias);
     for id in ["nope", "openai/gpt-oss-20b"] {
         let error = server.client().get(&format!("/v1/models/{id}")).error(404);
-        assert_eq!((error.code.as_deref(), error.param.as_deref()), (Some("model_not_found"), Some("model")));
+        assert_eq!(
+            (error.code.as_deref(), error.param.as_deref()),
+            (Some("model_not_found"), Some("model"))
+        );
     }
 }
 
@@ -29,7 +32,10 @@ fn ready_only_after_a_token() {
     assert_eq!(response.error(503).code.as_deref(), Some("not_ready"));
     assert!(response.header("retry-after").is_some());
     server.client().post(CHAT, &chat("Hi")).ok();
-    assert_eq!(server.client().get("/ready").ok(), json!({"status": "ready"}));
+    assert_eq!(
+        server.client().get("/ready").ok(),
+        json!({"status": "ready"})
+    );
     server.scheduler.drain();
     server.client().get("/ready").error(503);
     server.client().get("/health").ok();
@@ -52,7 +58,10 @@ fn info_says_what_runs() {
     assert_eq!(info["backend"], "script");
     assert_eq!(info["max_sequence_len"], 4096);
     assert_eq!(info["kv_cache_tokens"], 16 * 1024);
-    assert_eq!((&info["ready"], &info["running"], &info["waiting"]), (&json!(false), &json!(0), &json!(0)));
+    assert_eq!(
+        (&info["ready"], &info["running"], &info["waiting"]),
+        (&json!(false), &json!(0), &json!(0))
+    );
 }
 
 #[test]
@@ -60,15 +69,22 @@ fn metrics_count_requests_errors_and_tokens() {
     let server = server(Script::always(HELLO));
     let client = server.client();
     client.post(CHAT, &chat("Hi")).ok();
-    client.stream(CHAT, &with(&chat("Hi"), json!({"stream": true}))).transcript();
-    client.post(CHAT, &with(&chat("Hi"), json!({"temperature": 9}))).error(400);
+    client
+        .stream(CHAT, &with(&chat("Hi"), json!({"stream": true})))
+        .transcript();
+    client
+        .post(CHAT, &with(&chat("Hi"), json!({"temperature": 9})))
+        .error(400);
     client.get("/v1/models/nope").error(404);
     client.get("/etc/passwd").error(404);
     server.wait_until_idle();
 
     let response = client.get("/metrics");
     assert_eq!(response.status, 200);
-    assert_eq!(response.header("content-type"), Some("text/plain; version=0.0.4"));
+    assert_eq!(
+        response.header("content-type"),
+        Some("text/plain; version=0.0.4")
+    );
     let text = response.text();
     for line in [
         "gossamer_api_requests_total{route=\"/v1/chat/completions\",status=\"200\"} 2",
@@ -84,7 +100,10 @@ fn metrics_count_requests_errors_and_tokens() {
         "gossamer_scheduler_sequences_running 0",
         "gossamer_scheduler_requests_waiting 0",
     ] {
-        assert!(text.lines().any(|found| found == line), "missing {line} in\n{text}");
+        assert!(
+            text.lines().any(|found| found == line),
+            "missing {line} in\n{text}"
+        );
     }
     assert!(!text.contains("passwd"), "no label comes from a client");
     let gaps = server.metric("gossamer_api_inter_token_latency_seconds_count");

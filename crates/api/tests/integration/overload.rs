@@ -60,7 +60,10 @@ fn of_a_batch_that_finds_no_place_nothing_stays() {
 fn waiting_too_long_is_an_error_of_the_server() {
     let server = narrow(Some(Duration::from_millis(50)));
     server.control.slow_down(Duration::from_millis(5));
-    let long = with(&chat("one"), json!({"ignore_eos": true, "max_tokens": 3000}));
+    let long = with(
+        &chat("one"),
+        json!({"ignore_eos": true, "max_tokens": 3000}),
+    );
     let client = server.client();
     let running = client.post_without_reading(CHAT, &long);
     server.wait_until("one runs", |stats| stats.running == 1);
@@ -83,9 +86,14 @@ fn waiting_too_long_is_an_error_of_the_server() {
 #[test]
 fn a_failed_step_is_an_error_without_its_details() {
     let server = server(Script::always(HELLO));
-    server.control.fail_next(ExecuteError::Step("secret detail".into()));
+    server
+        .control
+        .fail_next(ExecuteError::Step("secret detail".into()));
     let error = server.client().post(CHAT, &chat("Hi")).error(500);
-    assert_eq!((error.kind.as_str(), error.code.as_deref()), ("server_error", Some("engine_error")));
+    assert_eq!(
+        (error.kind.as_str(), error.code.as_deref()),
+        ("server_error", Some("engine_error"))
+    );
     assert!(!error.message.contains("secret"));
     server.client().post(CHAT, &chat("Hi")).ok();
     server.wait_until_idle();
@@ -111,5 +119,8 @@ fn few_blocks_are_enough_for_many_requests() {
     }
     server.wait_until_idle();
     let large = server.client().post(CHAT, &chat(&"word ".repeat(300)));
-    assert_eq!(large.error(400).code.as_deref(), Some("context_length_exceeded"));
+    assert_eq!(
+        large.error(400).code.as_deref(),
+        Some("context_length_exceeded")
+    );
 }

@@ -7,13 +7,21 @@ use gossamer_testkit::client::{SseEvent, error_fields};
 use gossamer_testkit::{Script, TestSetup};
 use serde_json::{Value, json};
 
-use crate::common::{CHAT, COMPLETIONS, HELLO, assembled, both_ways, chat, completion, read_until, server, stream_chat, with};
+use crate::common::{
+    CHAT, COMPLETIONS, HELLO, assembled, both_ways, chat, completion, read_until, server,
+    stream_chat, with,
+};
 
 fn hello_in_pieces() -> Script {
     Script::echo().when_pieces(
         "Hi",
         &[
-            "<|channel|>analysis<|message|>", "Let", " me", "<|end|><|start|>assistant<|channel|>final<|message|>", "Hel", "lo",
+            "<|channel|>analysis<|message|>",
+            "Let",
+            " me",
+            "<|end|><|start|>assistant<|channel|>final<|message|>",
+            "Hel",
+            "lo",
             "<|return|>",
         ],
     )
@@ -37,8 +45,14 @@ fn the_transcript_of_a_stream() {
         deltas,
         [
             (json!({"role": "assistant", "content": ""}), null.clone()),
-            (json!({"reasoning": "Let", "reasoning_content": "Let"}), null.clone()),
-            (json!({"reasoning": " me", "reasoning_content": " me"}), null.clone()),
+            (
+                json!({"reasoning": "Let", "reasoning_content": "Let"}),
+                null.clone()
+            ),
+            (
+                json!({"reasoning": " me", "reasoning_content": " me"}),
+                null.clone()
+            ),
             (json!({"content": "Hel"}), null.clone()),
             (json!({"content": "lo"}), null),
             (json!({}), json!("stop")),
@@ -49,7 +63,10 @@ fn the_transcript_of_a_stream() {
 #[test]
 fn usage_comes_in_a_chunk_of_its_own_when_asked_for() {
     let server = server(hello_in_pieces());
-    let body = with(&chat("Hi"), json!({"stream_options": {"include_usage": true}}));
+    let body = with(
+        &chat("Hi"),
+        json!({"stream_options": {"include_usage": true}}),
+    );
     let mut chunks = stream_chat(&server, &body).chunks;
     let last = chunks.pop().expect("chunks");
     assert_eq!(last["choices"], json!([]));
@@ -66,7 +83,9 @@ fn usage_comes_in_a_chunk_of_its_own_when_asked_for() {
 #[test]
 fn characters_are_never_cut() {
     let text = "é🦀中文 \u{1f468}\u{200d}\u{1f469} ok";
-    let server = server(Script::always(&format!("<|channel|>final<|message|>{text}")));
+    let server = server(Script::always(&format!(
+        "<|channel|>final<|message|>{text}"
+    )));
     let transcript = stream_chat(&server, &chat("Hi"));
     assert_eq!(assembled(&transcript)[0].content, text);
     assert!(!format!("{:?}", transcript.chunks).contains('\u{fffd}'));
@@ -78,8 +97,14 @@ fn a_silent_stream_gets_heartbeats() {
     setup.api.heartbeat = Some(Duration::from_millis(20));
     let server = setup.start();
     server.control.hold();
-    let mut reader = server.client().stream(CHAT, &with(&chat("Hi"), json!({"stream": true})));
-    assert_eq!(reader.next(), Some(SseEvent::Comment("ping".into())), "before the first token");
+    let mut reader = server
+        .client()
+        .stream(CHAT, &with(&chat("Hi"), json!({"stream": true})));
+    assert_eq!(
+        reader.next(),
+        Some(SseEvent::Comment("ping".into())),
+        "before the first token"
+    );
     server.control.release();
     let transcript = reader.transcript();
     assert!(transcript.done);
@@ -90,12 +115,17 @@ fn a_silent_stream_gets_heartbeats() {
 fn a_failure_in_the_stream_is_its_last_event() {
     for (path, body) in [(CHAT, chat("Hi")), (COMPLETIONS, completion("Hi"))] {
         let server = server(Script::echo());
-        let body = with(&body, json!({"stream": true, "ignore_eos": true, "max_tokens": 1000}));
+        let body = with(
+            &body,
+            json!({"stream": true, "ignore_eos": true, "max_tokens": 1000}),
+        );
         server.control.hold();
         let reader = server.client().stream(path, &body);
         server.control.allow(6);
         server.control.wait_until_blocked();
-        server.control.fail_next(ExecuteError::Step("secret detail".into()));
+        server
+            .control
+            .fail_next(ExecuteError::Step("secret detail".into()));
         server.control.release();
         let mut transcript = reader.transcript();
         assert!(!transcript.done);
@@ -105,7 +135,10 @@ fn a_failure_in_the_stream_is_its_last_event() {
         assert!(!error.message.contains("secret"));
         assert!(!transcript.chunks.is_empty(), "there was an answer before");
         server.wait_until_idle();
-        assert_eq!(server.metric("gossamer_api_errors_total{code=\"engine_error\"}"), 1.0);
+        assert_eq!(
+            server.metric("gossamer_api_errors_total{code=\"engine_error\"}"),
+            1.0
+        );
     }
 }
 
@@ -120,9 +153,18 @@ fn a_refused_request_is_no_stream() {
 
 #[test]
 fn two_choices_share_a_stream() {
-    let server = server(Script::echo().when_choices("Hi", &["<|channel|>final<|message|>one", "<|channel|>final<|message|>two two"]));
+    let server = server(Script::echo().when_choices(
+        "Hi",
+        &[
+            "<|channel|>final<|message|>one",
+            "<|channel|>final<|message|>two two",
+        ],
+    ));
     let answers = both_ways(&server, &with(&chat("Hi"), json!({"n": 2})));
-    assert_eq!((answers[0].content.as_str(), answers[1].content.as_str()), ("one", "two two"));
+    assert_eq!(
+        (answers[0].content.as_str(), answers[1].content.as_str()),
+        ("one", "two two")
+    );
 }
 
 #[test]
@@ -142,5 +184,8 @@ fn streams_are_answered_side_by_side() {
         assert!(reader.transcript().done);
     }
     server.wait_until_idle();
-    assert_eq!(server.metric("gossamer_api_choices_finished_total{reason=\"stop\"}"), 8.0);
+    assert_eq!(
+        server.metric("gossamer_api_choices_finished_total{reason=\"stop\"}"),
+        8.0
+    );
 }
