@@ -24,6 +24,7 @@ use crate::wire;
 #[utoipa::path(
     post,
     path = "/v1/chat/completions",
+    operation_id = "createChatCompletion",
     tag = "OpenAI",
     request_body = wire::chat::ChatCompletionRequest,
     responses(

@@ -22,6 +22,7 @@ use crate::wire;
 #[utoipa::path(
     post,
     path = "/v1/completions",
+    operation_id = "createCompletion",
     tag = "OpenAI",
     request_body = wire::completions::CompletionRequest,
     responses(

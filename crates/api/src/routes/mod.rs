@@ -181,7 +181,8 @@ pub(crate) async fn prepare<T: Send + 'static>(
     body: Bytes,
     read: fn(serde_json::Value, &AppState) -> Result<T, ApiError>,
 ) -> Result<T, ApiError> {
-    /// About half a millisecond of tokenizing.
+    /// Bytes. English text of this size takes half a millisecond to tokenize, a single run of one letter 14 ms (measured,
+    /// one core of a busy Xeon); a megabyte of the latter takes seconds.
     const SMALL: usize = 8 * 1024;
     let small = body.len() <= SMALL;
     let state = state.clone();

@@ -102,6 +102,11 @@ fn chat_fields() {
             "stop_token_ids[0]",
         ),
         (
+            json!({"logit_bias": {"07": 1}}),
+            "invalid_value",
+            "logit_bias",
+        ),
+        (
             json!({"logit_bias": {"x": 1}}),
             "invalid_value",
             "logit_bias",
@@ -428,7 +433,7 @@ fn completion_fields() {
             "prompt[1][0]",
         ),
         (
-            json!({"prompt": ["a", "b", "c"], "n": 3}),
+            json!({"prompt": vec!["a"; 2049]}),
             "array_above_max_length",
             "prompt",
         ),

@@ -45,15 +45,42 @@ fn a_full_queue_answers_429_and_says_when_to_come_back() {
 
 #[test]
 fn of_a_batch_that_finds_no_place_nothing_stays() {
-    let server = narrow(None);
+    let mut setup = TestSetup::new(Script::echo());
+    setup.scheduler.max_num_seqs = 1;
+    setup.scheduler.max_waiting = 2;
+    let server = setup.start();
+    let client = server.client();
     server.control.hold();
-    let running = server.client().post_without_reading(CHAT, &chat("one"));
+    let running = client.post_without_reading(CHAT, &chat("one"));
     server.control.wait_until_blocked();
-    let batch = completion(json!(["a", "b", "c"]));
-    server.client().post(COMPLETIONS, &batch).error(429);
+    let waiting = client.post_without_reading(CHAT, &chat("two"));
+    server.wait_until("one waits", |stats| stats.waiting == 1);
+
+    // The first of the two finds a place, the second does not.
+    let error = client
+        .post(COMPLETIONS, &completion(json!(["a", "b"])))
+        .error(429);
+    assert_eq!(error.code.as_deref(), Some("engine_overloaded"));
+    // More than the queue can ever hold is not worth another try.
+    let error = client
+        .post(COMPLETIONS, &completion(json!(["a", "b", "c"])))
+        .error(400);
+    assert_eq!(error.code.as_deref(), Some("array_above_max_length"));
+
     server.control.release();
-    drop(running);
+    let mut drawn = 0;
+    for stream in [running, waiting] {
+        let answer = Response::read(&mut std::io::BufReader::new(stream), "POST").ok();
+        drawn += answer["usage"]["completion_tokens"]
+            .as_u64()
+            .expect("a count");
+    }
     server.wait_until_idle();
+    assert_eq!(
+        server.control.samples().len() as u64,
+        drawn,
+        "nothing of the batch was run"
+    );
 }
 
 #[test]
