@@ -182,7 +182,7 @@ pub(crate) async fn prepare<T: Send + 'static>(
     read: fn(serde_json::Value, &AppState) -> Result<T, ApiError>,
 ) -> Result<T, ApiError> {
     /// Bytes. English text of this size takes half a millisecond to tokenize, a single run of one letter 14 ms (measured,
-    /// one core of a busy Xeon); a megabyte of the latter takes seconds.
+    /// one core of an AMD EPYC); a megabyte of the latter takes seconds.
     const SMALL: usize = 8 * 1024;
     let small = body.len() <= SMALL;
     let state = state.clone();
