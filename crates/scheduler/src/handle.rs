@@ -231,7 +231,8 @@ impl SchedulerHandle {
     }
 }
 
-/// The events of one request. Dropping it cancels the request.
+/// The events of one request. Dropping it cancels the request: no event comes any more, its blocks are given back
+/// at once, or when the step that it is in ends.
 #[derive(Debug)]
 pub struct TokenStream {
     id: RequestId,
