@@ -480,7 +480,7 @@ struct Coverage {
 fn any_interleaving_gives_every_request_its_own_answer_and_one_end() {
     let cases = std::env::var("PROPTEST_CASES").ok();
     let config = ProptestConfig {
-        cases: cases.and_then(|n| n.parse().ok()).unwrap_or(800),
+        cases: cases.and_then(|n| n.parse().ok()).unwrap_or(500),
         source_file: Some(file!()),
         failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
         ..ProptestConfig::default()
@@ -525,5 +525,5 @@ fn any_interleaving_gives_every_request_its_own_answer_and_one_end() {
         ended_by_caller,
         cancelled_with_output,
     ];
-    assert!(least.iter().all(|&count| count >= 50), "{least:?}");
+    assert!(least.iter().all(|&count| count >= 30), "{least:?}");
 }
