@@ -136,7 +136,7 @@ struct Loop {
     preemptions: u64,
     stopping: bool,
     /// Why nothing can run any more.
-    unusable: Option<String>,
+    unusable: Option<RequestError>,
 }
 
 impl Loop {
@@ -172,9 +172,9 @@ impl Loop {
             // A submission that comes later finds the channel closed, or its stream does.
             return false;
         }
-        if let Some(message) = self.unusable.clone() {
+        if let Some(error) = &self.unusable {
             // What was submitted before the handles knew.
-            self.core.fail_all(&RequestError::Engine(message));
+            self.core.fail_all(error);
         }
         true
     }
@@ -302,8 +302,9 @@ impl Loop {
         error!(message, "giving up");
         self.shared.healthy.store(false, SeqCst);
         self.shared.closed.store(true, SeqCst);
-        self.core
-            .fail_all(&RequestError::Engine(message.to_owned()));
+        let error = RequestError::Engine(message.to_owned());
+        self.core.fail_all(&error);
+        self.unusable = Some(error);
         self.publish();
     }
 

@@ -480,7 +480,7 @@ struct Coverage {
 fn any_interleaving_gives_every_request_its_own_answer_and_one_end() {
     let cases = std::env::var("PROPTEST_CASES").ok();
     let config = ProptestConfig {
-        cases: cases.and_then(|n| n.parse().ok()).unwrap_or(500),
+        cases: cases.and_then(|n| n.parse().ok()).unwrap_or(400),
         source_file: Some(file!()),
         failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
         ..ProptestConfig::default()

@@ -1,10 +1,13 @@
 //! The worker thread: events, cancellation, the queue's bound, failures, the end, the numbers it publishes.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use common::{ContentExecutor, STOP, alone};
 use gossamer_metrics::Metrics;
 use gossamer_scheduler::*;
 
@@ -303,6 +306,66 @@ fn the_queue_bound_is_exact_under_concurrent_submissions() {
     rig.step();
     assert_eq!(rig.handle.stats().waiting, 0);
     drop(running);
+}
+
+#[test]
+fn many_clients_on_a_tiny_pool_get_their_own_answers_and_leave_nothing_behind() {
+    let mut config = config();
+    config.max_waiting = 100;
+    let capacity = Capacity {
+        block_size: 2,
+        max_model_len: 1000,
+        groups: vec![GroupCapacity {
+            num_blocks: 8,
+            block_bytes: 1,
+        }],
+    };
+    let executor = Box::new(ContentExecutor::new(capacity));
+    let (handle, worker) = start(config, executor, Metrics::new().scheduler).unwrap();
+    let client = |client: usize| {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.unwrap();
+        for round in 0..20 {
+            let mut request = request(1 + (client + round) % 7, 9);
+            request.n = 1 + (round % 3) as u32;
+            request.sampling = Arc::new(SamplingParams {
+                seed: client as u64,
+                ..SamplingParams::greedy()
+            });
+            request.stop.stop_token_ids = Arc::new([STOP]);
+            let mut stream = handle.submit(request.clone()).unwrap();
+            if (client + round).is_multiple_of(4) {
+                // Some go away: at once, or after a few events.
+                for _ in 0..round {
+                    runtime.block_on(stream.next());
+                }
+                continue;
+            }
+            let mut outputs = vec![Vec::new(); request.n as usize];
+            let events = runtime.block_on(events(stream));
+            for event in &events {
+                if let TokenEvent::Token { index, token, .. } = event {
+                    outputs[*index as usize].push(*token);
+                }
+            }
+            assert!(matches!(events.last(), Some(TokenEvent::Finished(_))));
+            for (index, output) in (0..).zip(&outputs) {
+                assert_eq!(*output, alone(&request, index).0);
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let client = &client;
+            scope.spawn(move || client(number));
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    runtime.unwrap().block_on(handle.drained());
+    let stats = handle.stats();
+    assert_eq!((stats.running, stats.waiting, stats.blocks_used), (0, 0, 0));
+    handle.stop();
+    worker.join().unwrap();
 }
 
 #[tokio::test]
