@@ -5,6 +5,8 @@
 //! 0, 1, 2, ...; a wrongly shared, evicted or uncopied block breaks the chain. The next token is a function of the
 //! tokens *read from the slots*, the seed and the choice, so any schedule must give what [`alone`] gives.
 
+#![allow(dead_code)] // each test program uses its own part of it
+
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
