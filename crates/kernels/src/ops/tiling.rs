@@ -1,18 +1,22 @@
-//! `y = x Wᵀ + bias`: the tiling shared by both weight formats, and bf16 weights.
+//! The tiling of `y = x Wᵀ + bias`, shared by both weight formats.
 //!
 //! Each output is one dot product, kept in one vector accumulator that takes the columns eight at a time
 //! in ascending order, its lanes added at the end by `Vector::sum4`. Nothing else about an output depends
 //! on where it lies, so tiles may have any shape: that is how batch invariance holds here.
 //!
 //! ```text
-//! few tokens (one tile wide)         many tokens
-//!   for R rows at a time:              for ROWS rows, for COLS columns: (weights stay in L1)
-//!     for all columns:                   for N tokens, for R rows of them:
-//!       R x N accumulators                 R x N accumulators, parked in `sums` between column chunks
+//! few tokens                           many tokens
+//!   for R rows at a time:                for ROWS rows, for COLS columns: (weights stay in L1)
+//!     for all columns:                     for N tokens, for R rows of them:
+//!       R x N accumulators                   R x N accumulators, parked in `sums` between column chunks
 //! ```
 //! With few tokens a weight is used once or a few times: read it in order, at the speed of memory. With many
-//! it is used from cache, and R x N = 3 x 4 accumulators keep two FMA units busy with 7 loads per 12 FMAs.
-//! More than one accumulator per output would be faster alone, but a 3 x 4 tile has no registers for them.
+//! it is used from cache, and R x N = 4 x 3 accumulators keep two FMA units busy with 7 loads per 12 FMAs;
+//! their lanes are then added four rows at a time and stored as four neighbours.
+//!
+//! Left out: several accumulators per output (faster for one token in cache, but a 4 x 3 tile has no registers
+//! for them), software prefetch of the next rows (no gain within the noise for rows of 256 bytes, and a loss for
+//! long ones), 3 x 4 tiles (the sums of three rows cost as much as those of four).
 
 #![allow(
     clippy::needless_range_loop,
@@ -23,63 +27,16 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::vector::{LANES, Vector};
-use crate::{Bf16Matrix, Bf16Slice, ColumnsMut, Isa};
+use crate::{Bf16Slice, ColumnsMut};
 
-/// Tokens in the widest register tile; up to this many, weights are read straight through.
+/// Up to this many tokens, weights are read straight through.
 pub(crate) const TILE_TOKENS: usize = 4;
-/// Rows of a cache tile: a multiple of every tile height up to 4.
+/// Rows of a cache tile: a multiple of the 4 of a register tile.
 const ROWS: usize = 12;
 /// Tokens of a cache tile.
 const TOKENS: usize = 64;
 /// Columns of a cache tile: 12 rows of decoded MXFP4 take 12 KiB of L1. A multiple of 32.
 const COLS: usize = 256;
-
-/// `out[t, j] = bias[rows.start + j] + sum over k of x[t, k] * weights[rows.start + j, k]`.
-///
-/// `x` is `[num_tokens, weights.cols()]`, `out` `[num_tokens, rows.len()]`, `bias` (if any)
-/// `[weights.rows()]`.
-///
-/// # Panics
-/// If a shape does not fit.
-pub fn bf16_matmul(
-    isa: Isa,
-    x: &[f32],
-    weights: Bf16Matrix<'_>,
-    rows: Range<usize>,
-    bias: Option<Bf16Slice<'_>>,
-    out: &mut ColumnsMut<'_>,
-) {
-    check_shapes(x, weights.rows(), weights.cols(), &rows, bias, out);
-    let job = Job {
-        x,
-        cols: weights.cols(),
-        first_row: rows.start,
-        bias,
-    };
-    // SAFETY: the shapes are checked, and a `Bf16Matrix` holds all its rows.
-    unsafe { bf16(isa, weights, &job, out) }
-}
-
-dispatch! { fn bf16 = bf16_generic(weights: Bf16Matrix<'_>, job: &Job<'_>, out: &mut ColumnsMut<'_>) }
-
-#[inline(always)]
-unsafe fn bf16_generic<V: Vector>(
-    weights: Bf16Matrix<'_>,
-    job: &Job<'_>,
-    out: &mut ColumnsMut<'_>,
-) {
-    let stride = 2 * weights.cols();
-    let first = weights.as_ptr().wrapping_add(job.first_row * stride);
-    let rows = Bf16Rows { first, stride };
-    // SAFETY: `rows` covers the rows and columns of the job, in both branches.
-    unsafe {
-        if out.num_rows() <= TILE_TOKENS {
-            straight::<V, _>(rows, job, out);
-        } else {
-            tiled::<V, _>(rows, job, out);
-        }
-    }
-}
 
 /// The contract shared by both matrix multiplications.
 pub(crate) fn check_shapes(
@@ -130,48 +87,6 @@ pub(crate) trait Tiles {
 /// Rows of weights that can be read eight columns at a time.
 pub(crate) trait Rows: Copy {
     unsafe fn load<V: Vector>(self, row: usize, col: usize) -> V;
-    /// `len < LANES` columns, then zeros.
-    unsafe fn load_partial<V: Vector>(self, row: usize, col: usize, len: usize) -> V;
-}
-
-#[derive(Clone, Copy)]
-struct Bf16Rows {
-    first: *const u8,
-    /// In bytes.
-    stride: usize,
-}
-
-impl Bf16Rows {
-    #[inline(always)]
-    fn at(self, row: usize, col: usize) -> *const u8 {
-        self.first.wrapping_add(row * self.stride + 2 * col)
-    }
-}
-
-impl Tiles for Bf16Rows {
-    type Tile = Bf16Rows;
-
-    #[inline(always)]
-    unsafe fn tile<V: Vector>(&mut self, row: usize, _: usize, col: usize, _: usize) -> Bf16Rows {
-        Bf16Rows {
-            first: self.at(row, col),
-            ..*self
-        }
-    }
-}
-
-impl Rows for Bf16Rows {
-    #[inline(always)]
-    unsafe fn load<V: Vector>(self, row: usize, col: usize) -> V {
-        // SAFETY: the caller asks for rows and columns that exist.
-        unsafe { V::load_bf16(self.at(row, col)) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_partial<V: Vector>(self, row: usize, col: usize, len: usize) -> V {
-        // SAFETY: the caller asks for rows and columns that exist.
-        unsafe { V::load_bf16_partial(self.at(row, col), len) }
-    }
 }
 
 /// Decoded weights, `[_, COLS]`.
@@ -185,12 +100,6 @@ impl Rows for F32Rows {
     unsafe fn load<V: Vector>(self, row: usize, col: usize) -> V {
         // SAFETY: the caller asks for rows and columns that exist.
         unsafe { V::load(self.first.add(row * COLS + col)) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_partial<V: Vector>(self, row: usize, col: usize, len: usize) -> V {
-        // SAFETY: the caller asks for rows and columns that exist.
-        unsafe { V::load_partial(self.first.add(row * COLS + col), len) }
     }
 }
 
@@ -240,35 +149,31 @@ unsafe fn accumulate<V: Vector, W: Rows, const R: usize, const N: usize>(
 ) -> Tile<V, R, N> {
     // SAFETY: the caller vouches for the rows, tokens and columns.
     unsafe {
-        let whole = cols / LANES * LANES;
         let mut col = 0;
-        while col < whole {
-            let mut w = [V::splat(0.0); R];
-            for r in 0..R {
-                w[r] = weights.load(row + r, col);
-            }
+        while col < cols {
+            // A tile has no more tokens than rows: with R x N = 4 x 3, twelve sums, three x and one w
+            // are exactly the sixteen registers of AVX2.
+            let mut tokens = [V::splat(0.0); N];
             for n in 0..N {
-                let x = V::load(x.add(n * x_stride + col));
-                for r in 0..R {
-                    sums[n][r] = w[r].mul_add(x, sums[n][r]);
+                tokens[n] = V::load(x.add(n * x_stride + col));
+            }
+            for r in 0..R {
+                let w: V = weights.load(row + r, col);
+                for n in 0..N {
+                    sums[n][r] = w.mul_add(tokens[n], sums[n][r]);
                 }
             }
             col += LANES;
-        }
-        if whole < cols {
-            for n in 0..N {
-                let x = V::load_partial(x.add(n * x_stride + whole), cols - whole);
-                for r in 0..R {
-                    let w: V = weights.load_partial(row + r, whole, cols - whole);
-                    sums[n][r] = w.mul_add(x, sums[n][r]);
-                }
-            }
         }
     }
     sums
 }
 
 /// Adds up the lanes of finished accumulators, and writes them with their bias.
+///
+/// # Safety
+/// `out` must have the tokens `token..token + N` and the columns `column..column + R`, and `job.bias` (if any)
+/// their numbers.
 #[inline(always)]
 pub(crate) unsafe fn finish<V: Vector, const R: usize, const N: usize>(
     sums: Tile<V, R, N>,
@@ -277,64 +182,88 @@ pub(crate) unsafe fn finish<V: Vector, const R: usize, const N: usize>(
     token: usize,
     column: usize,
 ) {
-    for n in 0..N {
-        for start in (0..R).step_by(4) {
-            // SAFETY: no pointers; the caller vouches for the instruction set.
-            let values = unsafe {
+    // SAFETY: the caller vouches for the tokens and columns; `count` is at most 4.
+    unsafe {
+        for n in 0..N {
+            for start in (0..R).step_by(4) {
+                let count = if R - start < 4 { R - start } else { 4 };
                 let mut four = [V::splat(0.0); 4];
-                for (r, sum) in four.iter_mut().enumerate() {
-                    if start + r < R {
-                        *sum = sums[n][start + r];
+                four[..count].copy_from_slice(&sums[n][start..start + count]);
+                let mut values = V::sum4(four);
+                if let Some(bias) = job.bias {
+                    for r in 0..count {
+                        values[r] += bias.get_unchecked(job.first_row + column + start + r);
                     }
                 }
-                V::sum4(four)
-            };
-            let row = &mut out.row(token + n)[column + start..];
-            for (r, (y, value)) in row.iter_mut().zip(values).take(R - start).enumerate() {
-                let row = job.first_row + column + start + r;
-                *y = value + job.bias.map_or(0.0, |bias| bias.get(row));
+                let to = out.element_ptr(token + n, column + start);
+                std::ptr::copy_nonoverlapping(values.as_ptr(), to, count);
             }
         }
     }
 }
 
-/// At most `TILE_TOKENS` tokens: every weight is read once, in order.
+/// At most `TILE_TOKENS` tokens: every weight is read from memory once, in order.
 ///
 /// # Safety
 /// `weights` must have `out.width()` rows of `job.cols` columns.
 #[inline(always)]
-unsafe fn straight<V: Vector, W: Rows>(weights: W, job: &Job<'_>, out: &mut ColumnsMut<'_>) {
-    // SAFETY: the caller's contract is that of the callees.
+pub(crate) unsafe fn straight<V: Vector, W: Rows>(
+    weights: W,
+    job: &Job<'_>,
+    out: &mut ColumnsMut<'_>,
+) {
+    // SAFETY: the caller's contract is that of the callees, and the tokens exist.
     unsafe {
         match out.num_rows() {
-            1 => straight_tiles::<V, W, 8, 1>(weights, job, out),
-            2 => straight_tiles::<V, W, 4, 2>(weights, job, out),
-            3 => straight_tiles::<V, W, 4, 3>(weights, job, out),
-            _ => straight_tiles::<V, W, 3, 4>(weights, job, out),
+            1 => straight_tiles::<V, W, 8, 1, 0>(weights, job, out),
+            2 => straight_tiles::<V, W, 4, 2, 0>(weights, job, out),
+            3 => straight_tiles::<V, W, 4, 3, 0>(weights, job, out),
+            _ => straight_tiles::<V, W, 4, 2, 2>(weights, job, out),
+        }
+    }
+}
+
+/// `N + M` tokens, the weights of the latter from L1.
+#[inline(always)]
+unsafe fn straight_tiles<V: Vector, W: Rows, const R: usize, const N: usize, const M: usize>(
+    weights: W,
+    job: &Job<'_>,
+    out: &mut ColumnsMut<'_>,
+) {
+    let num_rows = out.width();
+    let mut row = 0;
+    // SAFETY: the caller's contract.
+    unsafe {
+        while row + R <= num_rows {
+            straight_tile::<V, W, R, N>(weights, job, out, row, 0);
+            if M > 0 {
+                straight_tile::<V, W, R, M>(weights, job, out, row, N);
+            }
+            row += R;
+        }
+        while row < num_rows {
+            straight_tile::<V, W, 1, N>(weights, job, out, row, 0);
+            if M > 0 {
+                straight_tile::<V, W, 1, M>(weights, job, out, row, N);
+            }
+            row += 1;
         }
     }
 }
 
 #[inline(always)]
-unsafe fn straight_tiles<V: Vector, W: Rows, const R: usize, const N: usize>(
+unsafe fn straight_tile<V: Vector, W: Rows, const R: usize, const N: usize>(
     weights: W,
     job: &Job<'_>,
     out: &mut ColumnsMut<'_>,
+    row: usize,
+    token: usize,
 ) {
-    let (x, cols, num_rows) = (job.x.as_ptr(), job.cols, out.width());
-    let mut row = 0;
-    // SAFETY: the caller's contract; there are N tokens.
+    // SAFETY: the caller's contract.
     unsafe {
-        while row + R <= num_rows {
-            let sums = accumulate::<V, W, R, N>(zeros(), weights, row, x, cols, cols);
-            finish(sums, job, out, 0, row);
-            row += R;
-        }
-        while row < num_rows {
-            let sums = accumulate::<V, W, 1, N>(zeros(), weights, row, x, cols, cols);
-            finish(sums, job, out, 0, row);
-            row += 1;
-        }
+        let x = job.x.as_ptr().add(token * job.cols);
+        let sums = accumulate::<V, W, R, N>(zeros(), weights, row, x, job.cols, job.cols);
+        finish(sums, job, out, token, row);
     }
 }
 
@@ -351,13 +280,13 @@ pub(crate) unsafe fn tiled<V: Vector, W: Tiles>(
     let (num_tokens, num_rows) = (out.num_rows(), out.width());
     let mut sums = [const { MaybeUninit::<V>::uninit() }; ROWS * TOKENS];
     for token in (0..num_tokens).step_by(TOKENS) {
+        let end = num_tokens.min(token + TOKENS);
         for row in (0..num_rows).step_by(ROWS) {
             let height = ROWS.min(num_rows - row);
             for col in (0..job.cols).step_by(COLS) {
                 let width = COLS.min(job.cols - col);
                 // SAFETY: the rows and columns exist.
                 let weights = unsafe { weights.tile::<V>(row, height, col, width) };
-                let end = num_tokens.min(token + TOKENS);
                 let mut tile = CacheTile {
                     weights,
                     row,
@@ -366,18 +295,21 @@ pub(crate) unsafe fn tiled<V: Vector, W: Tiles>(
                     width,
                     sums: &mut sums,
                 };
-                let mut first = token;
+                let mut next = token;
                 // SAFETY: the tile's rows, tokens and columns exist; columns come in order.
                 unsafe {
-                    while first + 4 <= end {
-                        tile.tokens::<3, 4>(job, out, first, first - token);
-                        first += 4;
-                    }
-                    match end - first {
-                        1 => tile.tokens::<4, 1>(job, out, first, first - token),
-                        2 => tile.tokens::<4, 2>(job, out, first, first - token),
-                        3 => tile.tokens::<4, 3>(job, out, first, first - token),
-                        _ => {}
+                    while next < end {
+                        // Threes, but rather two twos at the end than a three and a slow one.
+                        match end - next {
+                            1 => tile.tokens::<4, 1>(job, out, next, next - token),
+                            2 | 4 => tile.tokens::<4, 2>(job, out, next, next - token),
+                            _ => tile.tokens::<4, 3>(job, out, next, next - token),
+                        }
+                        next += match end - next {
+                            1 => 1,
+                            2 | 4 => 2,
+                            _ => 3,
+                        };
                     }
                 }
             }
@@ -436,7 +368,8 @@ impl<V: Vector, W: Rows> CacheTile<'_, V, W> {
             if self.col > 0 {
                 for n in 0..N {
                     for r in 0..R {
-                        sums[n][r] = self.sums[(index + n) * ROWS + row + r].assume_init();
+                        let parked = self.sums.get_unchecked((index + n) * ROWS + row + r);
+                        sums[n][r] = parked.assume_init();
                     }
                 }
             }
@@ -447,7 +380,8 @@ impl<V: Vector, W: Rows> CacheTile<'_, V, W> {
             } else {
                 for n in 0..N {
                     for r in 0..R {
-                        self.sums[(index + n) * ROWS + row + r].write(sums[n][r]);
+                        let place = self.sums.get_unchecked_mut((index + n) * ROWS + row + r);
+                        place.write(sums[n][r]);
                     }
                 }
             }
