@@ -207,12 +207,9 @@ impl Parser {
                 self.repairs.count(RepairKind::MissingEnd);
                 self.flush(out);
             }
-            State::Header { header, .. } => {
-                self.repairs.count(RepairKind::DuplicateHeader);
-                if !header.is_empty() {
-                    self.close_header(Close::End, out);
-                    self.close_body(out);
-                }
+            State::Header { .. } => {
+                self.close_header(Close::Restart, out);
+                self.close_body(out);
             }
         }
         self.state = State::Header {
@@ -301,14 +298,17 @@ impl Parser {
         else {
             return;
         };
-        if !matches!(close, Close::Message | Close::Truncated) {
-            self.repairs.count(RepairKind::MissingMessage);
-        }
         let mut reading = header.read(close, &mut self.repairs);
         let text = std::mem::take(&mut reading.text);
         // A name that broke off is no call, unless its arguments have begun.
         let may_call = close != Close::Truncated || !text.is_empty();
         let call = self.call_name(&reading).filter(|_| may_call);
+        let is_nothing = close != Close::Message && text.is_empty() && call.is_none();
+        match close {
+            Close::Message | Close::Truncated => {}
+            Close::Restart if is_nothing => self.repairs.count(RepairKind::DuplicateHeader),
+            _ => self.repairs.count(RepairKind::MissingMessage),
+        }
 
         if close == Close::Message {
             self.emit(Sink::Reasoning, &text, out);
@@ -321,7 +321,7 @@ impl Parser {
                 out.push(Delta::ToolCall { index, name });
                 Sink::Call(index)
             }
-            None => self.sink(&reading, close, interrupted, text.is_empty()),
+            None => self.sink(&reading, close, interrupted, is_nothing),
         };
         self.state = State::Body(sink);
         if close != Close::Message {
@@ -352,20 +352,19 @@ impl Parser {
         (kind != RepairKind::BadRecipient).then(|| recipient.to_owned())
     }
 
-    /// Where the body of a message without a call goes. `is_empty`: whether the header brought none
-    /// of it along.
+    /// Where the body of a message without a call goes. `is_nothing`: there will be no body.
     fn sink(
         &mut self,
         reading: &Reading,
         close: Close,
         interrupted: Option<Sink>,
-        is_empty: bool,
+        is_nothing: bool,
     ) -> Sink {
         if reading.is_foreign {
             self.repairs.count(RepairKind::ForeignRole);
             return Sink::Reasoning;
         }
-        let is_scrap = close == Close::End && reading.has_channel_part;
+        let is_scrap = matches!(close, Close::End | Close::Restart) && reading.has_channel_part;
         match reading.channel {
             Some(Named::Analysis) => Sink::Reasoning,
             // Without <|message|> mostly a call that came to nothing.
@@ -377,7 +376,7 @@ impl Parser {
                 if let Some(sink) = interrupted.filter(|_| is_noise) {
                     return sink;
                 }
-                if close != Close::Truncated || !is_empty {
+                if !is_nothing {
                     self.repairs.count(RepairKind::MissingChannel);
                 }
                 if is_scrap {
