@@ -7,9 +7,10 @@
 //! - no call panics or fails, and memory is bounded by [`header::MAX_TOKENS`] tokens;
 //! - no control token and no broken UTF-8 comes out; a character cut by a token border waits;
 //! - *no text is lost*: the bytes of every token below [`special::FIRST_CONTROL`] come out in
-//!   exactly one delta, in order within their message, unless they are header syntax as defined in
-//!   `header.rs`. Bytes that form no character come out as U+FFFD;
-//! - a well-formed generation, cut anywhere, gives a prefix of what the whole gives.
+//!   exactly one delta, in order within each kind of delta, unless they are header syntax as
+//!   defined in `header.rs`. Bytes that form no character come out as U+FFFD;
+//! - a well-formed generation, cut anywhere, gives a prefix of what the whole gives (a character
+//!   cut in two as U+FFFD).
 //!
 //! What is not well-formed is repaired and counted ([`RepairKind`] lists the rules). Two of them
 //! decide what a person sees, so they stand here. A message without a usable header is the answer,
