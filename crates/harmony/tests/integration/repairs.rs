@@ -461,9 +461,10 @@ fn half_a_character_never_moves_into_the_next_message() {
     let (first, second) = (e_acute[..1].to_vec(), e_acute[1..].to_vec());
 
     for outcome in [
-        parse(&[analysis, first.clone(), last.clone(), second.clone()].concat()),
+        parse(&[&analysis[..], &first, &last, &second].concat()),
+        parse(&[&last[..], &first, &analysis, &second].concat()),
         // Text in a header that a whole body follows is reasoning.
-        parse(&[first, last, second].concat()),
+        parse(&[&first[..], &last, &second].concat()),
     ] {
         assert_eq!(outcome.text_of("reasoning"), "\u{fffd}");
         assert_eq!(outcome.text_of("content"), "\u{fffd}");
