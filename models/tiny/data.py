@@ -37,7 +37,7 @@ def random_setting(rng: Random) -> Setting:
     day = datetime.date(2024, 1, 1) + datetime.timedelta(days=rng.randrange(365 * 12))
     instructions = unknowns(rng, rng.choice(INSTRUCTIONS)) if rng.random() < 0.35 else None
     declared = tool_tasks.declarations(rng) if rng.random() < 0.36 else []
-    return Setting(day.isoformat(), rng.choices(range(3), [30, 45, 25])[0], instructions, declared)
+    return Setting(day.isoformat(), rng.choices(range(3), [33, 47, 20])[0], instructions, declared)
 
 
 class Source:
@@ -86,12 +86,12 @@ class Source:
         """Messages up to the user's last question (and a tool's result), and the item to answer."""
         item = self.item(rng, setting)
         messages = list(item.before)
-        if not messages and rng.random() < 0.3:
+        if not messages and rng.random() < 0.2:
             messages = self.earlier_turns(rng, setting)
         user = item.user
         if item.task in ("fact", "arithmetic", "greeting", "tool_weather", "tool_add", "list", "json", "no_tool"):
             if long or rng.random() < 0.03:
-                user = padded(rng, user, rng.randrange(4, 40) if long else rng.randrange(1, 4))
+                user = padded(rng, user, rng.randrange(4, 36) if long else rng.randrange(1, 4))
             elif rng.random() < 0.05:
                 user = unknowns(rng, rng.choice(["{u} {u}. ", "{u}, ", "{u} {u} {u}! ", "I {u} {u}. "])) + user
         messages = [*messages, {"role": "user", "content": user}, *item.after]
@@ -150,6 +150,31 @@ def trained_tokens(renderer: Renderer, source: Source, samples: int = 4000, at_l
     return sorted(kept - {UNKNOWN_ID})
 
 
+def related_rows(renderer: Renderer, kept: list[int], width: int) -> np.ndarray:
+    """First embedding (len(kept), width), variance 1: tokens that spell alike begin alike.
+
+    Forms of one word (" Paris", "Paris", "paris") share a part, and so do numbers with the same tens or units.
+    Training changes every row; it only does not have to find these kinships first.
+    """
+    rng, parts = np.random.default_rng(3), {}
+
+    def part(name) -> np.ndarray:
+        if name not in parts:
+            parts[name] = rng.standard_normal(width)
+        return parts[name]
+
+    rows = np.empty((len(kept), width))
+    for i, token in enumerate(kept):
+        text = renderer.encoding.decode_bytes([token])
+        word = text.strip().lower()
+        if word.isdigit():
+            value = int(word)
+            rows[i] = 0.6 * part(("tens", value // 10)) + 0.6 * part(("units", value % 10)) + 0.53 * part(token)
+        else:
+            rows[i] = 0.75 * part(word or text) + 0.3 * part(("space", text[:1] == b" ")) + 0.59 * part(token)
+    return rows
+
+
 class Batches:
     """Endless training batches in the cut vocabulary: index i is `kept[i]`, index len(kept) is the unknown row."""
 
@@ -164,7 +189,7 @@ class Batches:
         rng = Random((self.seed * 1_000_003 + step) * 64 + rank)
         tokens, positions, wanted, targets, sequences = [], [], [], [], []
         while len(tokens) < budget:
-            tree = make_tree(rng, self.renderer, self.source, 5, long=rng.random() < 0.12)
+            tree = make_tree(rng, self.renderer, self.source, 6, long=rng.random() < 0.08)
             root = range(len(tokens), len(tokens) + len(tree.root))
             sequences.append((range(0), root))
             tokens += tree.root

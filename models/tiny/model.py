@@ -257,7 +257,7 @@ class Batch:
     back: torch.Tensor  # (tokens,) where each row is in the parts' queries, laid end to end
 
 
-def pack(tokens, positions, wanted, sequences: list[tuple[range, range]], shape: Shape, buckets: int = 4) -> Batch:
+def pack(tokens, positions, wanted, sequences: list[tuple[range, range]], shape: Shape, buckets: int = 8) -> Batch:
     """`sequences`: rows of a shared beginning (may be empty), rows of the rest. Every row is in the rest of exactly one."""
     order = sorted(sequences, key=lambda s: len(s[0]) + len(s[1]))
     tokens, positions = torch.as_tensor(tokens), torch.as_tensor(positions)

@@ -74,6 +74,14 @@ def split_parameters(model: GptOss):
     return hidden, rest
 
 
+@torch.no_grad()
+def start_vocabulary(model: GptOss, rows: torch.Tensor):
+    """Related tokens get related rows, and the head begins a little like the embedding: copying is half learned."""
+    size = model.s.hidden**-0.5
+    model.embed.weight[:-1] = 0.7 * rows
+    model.lm_head.weight.copy_(size * (0.4 * rows + 0.9 * torch.randn(rows.shape)))
+
+
 def rate(step: int, steps: int, decay_from: int) -> float:
     if step < WARMUP:
         return (step + 1) / WARMUP
@@ -112,6 +120,7 @@ def work(rank: int, a: argparse.Namespace, meeting: str):
     shape = Shape(vocab=len(kept) + 1)
     batches = data.Batches(renderer, kept, shape, a.seed)
     model = GptOss(shape)
+    start_vocabulary(model, torch.from_numpy(data.related_rows(renderer, kept, shape.hidden)).float())
     hidden, rest = split_parameters(model)
     muon, adam = Muon(hidden), torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.0)
     if rank == 0:
