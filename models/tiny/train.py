@@ -82,6 +82,39 @@ def start_vocabulary(model: GptOss, rows: torch.Tensor):
     model.lm_head.weight.copy_(size * (0.4 * rows + 0.9 * torch.randn(rows.shape)))
 
 
+@torch.no_grad()
+def start_heads(model: GptOss):
+    """Head 0 of layer 0 begins as a previous-token head, head 0 of layer 1 as an induction head.
+
+    Together they copy: find where the last token stood before, and write what followed it (Olsson et al. 2022). Gradient
+    descent finds this pair by itself, but spends a good part of a short training on it. Everything here is trained on.
+    """
+    s, first, second = model.s, model.layers[0].self_attn, model.layers[1].self_attn
+    d, half = s.head_dim, s.head_dim // 2
+    # Biases alone, turned by one position against each other in the fast frequencies, peak at distance one.
+    fast, size = 10, 4.5
+    first.q_proj.weight[: 2 * d] *= 0.05
+    first.k_proj.weight[:d] *= 0.05
+    first.k_proj.bias[:fast] = size
+    for head, back in ((0, 1), (1, 2)):  # the group's second head looks two tokens back
+        angle = -back * model.inv_freq[:fast]  # a rotation by (position - back) at the query
+        first.q_proj.bias[head * d : head * d + fast] = size * angle.cos()
+        first.q_proj.bias[head * d + half : head * d + half + fast] = size * angle.sin()
+    # Half of the residual is read by the first head and by the second one's queries, the other half is where the first
+    # head writes the token before, and where the second one's keys read it. Rotation spoils a match in the fast frequencies.
+    basis = F.pad(torch.linalg.qr(torch.randn(s.hidden - 1, s.hidden - 1)).Q, (0, 1))  # orthonormal rows, constant untouched
+    reads, writes = basis[:d], F.pad(basis[d:], (0, 0, 0, d - len(basis[d:])))
+    keep = torch.ones(half)
+    keep[:9] = 0.0
+    keep = keep.repeat(2)[:, None]
+    first.v_proj.weight[:d] = reads
+    first.o_proj.weight[:, :d] = 2 * writes.T
+    second.q_proj.weight[:d] = 2 * reads * keep
+    second.k_proj.weight[:d] = writes * keep
+    second.v_proj.weight[:d] = reads
+    second.o_proj.weight[:, :d] = 2 * reads.T
+
+
 def rate(step: int, steps: int, decay_from: int) -> float:
     if step < WARMUP:
         return (step + 1) / WARMUP
@@ -121,6 +154,7 @@ def work(rank: int, a: argparse.Namespace, meeting: str):
     batches = data.Batches(renderer, kept, shape, a.seed)
     model = GptOss(shape)
     start_vocabulary(model, torch.from_numpy(data.related_rows(renderer, kept, shape.hidden)).float())
+    start_heads(model)
     hidden, rest = split_parameters(model)
     muon, adam = Muon(hidden), torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.0)
     if rank == 0:
