@@ -14,6 +14,7 @@ pub type TokenId = u32;
 pub struct RequestId(pub u64);
 
 /// One sequence: one choice of one request, a row of the engine's batch while it runs.
+/// Ids are given in order of arrival, so the smaller one is the more important sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeqId(pub u64);
 
@@ -180,7 +181,9 @@ pub enum SubmitError {
         limit: usize,
     },
     /// Never fits, by `max_tokens`: prompt and requested output together exceed the context length or the whole KV cache.
-    #[error("prompt ({prompt_len} tokens) and max_tokens ({max_tokens}) together exceed {limit} tokens")]
+    #[error(
+        "prompt ({prompt_len} tokens) and max_tokens ({max_tokens}) together exceed {limit} tokens"
+    )]
     OutputNeverFits {
         /// Tokens of the prompt.
         prompt_len: usize,
