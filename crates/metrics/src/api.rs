@@ -1,0 +1,83 @@
+//! The HTTP layer's metrics: requests, errors, latencies as a client sees them, harmony repairs.
+
+use std::time::Duration;
+
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
+
+use crate::catalog::Catalog;
+
+/// Handle for the HTTP layer. Cheap to clone. Label values come from closed sets: never from a client.
+#[derive(Clone)]
+pub struct ApiMetrics {
+    requests: IntCounterVec,
+    in_flight: IntGauge,
+    duration: HistogramVec,
+    ttft: Histogram,
+    inter_token: Histogram,
+    errors: IntCounterVec,
+    finished: IntCounterVec,
+    cancelled: IntCounter,
+    repairs: IntCounterVec,
+}
+
+impl ApiMetrics {
+    pub(crate) fn new(catalog: &Catalog) -> Self {
+        Self {
+            requests: catalog.http_requests.clone(),
+            in_flight: catalog.http_in_flight.clone(),
+            duration: catalog.request_duration.clone(),
+            ttft: catalog.ttft.clone(),
+            inter_token: catalog.inter_token_latency.clone(),
+            errors: catalog.errors.clone(),
+            finished: catalog.finished.clone(),
+            cancelled: catalog.cancelled.clone(),
+            repairs: catalog.harmony_repairs.clone(),
+        }
+    }
+
+    /// A request arrived; pair with [`ApiMetrics::request_ended`].
+    pub fn request_started(&self) {
+        self.in_flight.inc();
+    }
+
+    /// The last byte of an answer was sent, or its client went away. `route` is the route's pattern, never the path as received.
+    pub fn request_ended(&self, route: &'static str, status: u16, took: Duration) {
+        self.in_flight.dec();
+        self.requests
+            .with_label_values(&[route, &status.to_string()])
+            .inc();
+        self.duration
+            .with_label_values(&[route])
+            .observe(took.as_secs_f64());
+    }
+
+    /// From the request's arrival to its first token.
+    pub fn first_token(&self, since_arrival: Duration) {
+        self.ttft.observe(since_arrival.as_secs_f64());
+    }
+
+    /// Between two tokens of one sequence.
+    pub fn inter_token(&self, gap: Duration) {
+        self.inter_token.observe(gap.as_secs_f64());
+    }
+
+    /// An error answer went out; `code` is from the error table.
+    pub fn error(&self, code: &'static str) {
+        self.errors.with_label_values(&[code]).inc();
+    }
+
+    /// A choice was completed; `reason` is OpenAI's `finish_reason`.
+    pub fn choice_finished(&self, reason: &'static str) {
+        self.finished.with_label_values(&[reason]).inc();
+    }
+
+    /// A client went away before its answer was complete.
+    pub fn cancelled(&self) {
+        self.cancelled.inc();
+    }
+
+    /// The harmony parser repaired `count` deviations of this kind.
+    pub fn harmony_repairs(&self, kind: &'static str, count: u64) {
+        self.repairs.with_label_values(&[kind]).inc_by(count);
+    }
+}
