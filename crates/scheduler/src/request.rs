@@ -180,7 +180,9 @@ pub enum SubmitError {
         limit: usize,
     },
     /// Never fits, by `max_tokens`: prompt and requested output together exceed the context length or the whole KV cache.
-    #[error("prompt ({prompt_len} tokens) and max_tokens ({max_tokens}) together exceed {limit} tokens")]
+    #[error(
+        "prompt ({prompt_len} tokens) and max_tokens ({max_tokens}) together exceed {limit} tokens"
+    )]
     OutputNeverFits {
         /// Tokens of the prompt.
         prompt_len: usize,

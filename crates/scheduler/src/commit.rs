@@ -1,0 +1,143 @@
+//! What a step leaves behind: computed lengths, cached blocks, forks, tokens, ends.
+//!
+//! Knows nothing of how a step is chosen (`planning.rs`).
+//! Invariant: after `commit` or `fail_step` nothing is in flight and nothing is doomed.
+
+use crate::executor::{SampledToken, StepOutput};
+use crate::request::{FinishReason, RequestError, SeqId, TokenEvent};
+use crate::scheduler::{InFlight, InFlightSlice, Scheduler};
+use crate::sequence::{Doom, Phase};
+
+/// The executor answered a plan with the wrong number of tokens; the step counts as failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the executor drew {drawn} tokens where {planned} were planned")]
+pub struct SampleCountMismatch {
+    /// Tokens asked for.
+    pub planned: usize,
+    /// Tokens given.
+    pub drawn: usize,
+}
+
+impl Scheduler {
+    /// Takes the results of the step in flight.
+    ///
+    /// # Errors
+    /// The output does not belong to the plan: the step was failed as by [`Scheduler::fail_step`].
+    ///
+    /// # Panics
+    /// When no step is in flight.
+    pub fn commit(&mut self, output: StepOutput) -> Result<(), SampleCountMismatch> {
+        let step = self.in_flight.as_ref().expect("a step is in flight");
+        let planned = step.slices.iter().map(|slice| slice.samples.len()).sum();
+        let drawn = output.samples.len();
+        if planned != drawn {
+            let mismatch = SampleCountMismatch { planned, drawn };
+            self.fail_step(&mismatch.to_string());
+            return Err(mismatch);
+        }
+        let step = self.take_step();
+        let mut samples = output.samples.into_iter();
+        let mut forked = Vec::new();
+        for slice in &step.slices {
+            let drawn = samples.by_ref().take(slice.samples.len());
+            self.commit_slice(slice, drawn.collect(), &mut forked);
+        }
+        forked.sort_unstable();
+        // Siblings without a seat wait, latest first. They have computed nothing of their own, so this is no preemption.
+        while self.running.len() > self.max_num_seqs {
+            let latest = forked.pop().expect("only forks take seats in a commit");
+            if self.running.contains(&latest) {
+                self.unseat(latest);
+            }
+        }
+        Ok(())
+    }
+
+    /// The step in flight had no usable result: fails the requests it was part of, and only those.
+    ///
+    /// # Panics
+    /// When no step is in flight.
+    pub fn fail_step(&mut self, message: &str) {
+        let step = self.take_step();
+        for slice in step.slices {
+            let sequence = self.sequences.get_mut(&slice.seq).expect("in flight");
+            sequence.in_flight = 0;
+            let request = sequence.request;
+            match sequence.doom {
+                // Its request was closed while it was in flight.
+                Some(Doom::Discard) => self.end_sequence(slice.seq, Doom::Discard),
+                _ => self.fail_request(request, RequestError::Engine(message.to_owned())),
+            }
+        }
+    }
+
+    fn take_step(&mut self) -> InFlight {
+        let step = self.in_flight.take().expect("a step is in flight");
+        self.kv.unpin(&step.copies);
+        step
+    }
+
+    fn commit_slice(
+        &mut self,
+        slice: &InFlightSlice,
+        drawn: Vec<SampledToken>,
+        forked: &mut Vec<SeqId>,
+    ) {
+        let sequence = self.sequences.get_mut(&slice.seq).expect("in flight");
+        sequence.kv.computed_len += std::mem::take(&mut sequence.in_flight);
+        let doom = sequence.doom.take();
+        let salt = self.requests[&sequence.request].salt;
+        self.kv
+            .register_full_blocks(salt, &sequence.tokens, &mut sequence.kv);
+        // Forks come before tokens: a token may end the carrier and give its blocks back.
+        for &follower in slice.samples.iter().filter(|&&seq| seq != slice.seq) {
+            if self.sequences.contains_key(&follower) {
+                self.fork(slice.seq, follower);
+                forked.push(follower);
+            }
+        }
+        for (&seq, token) in slice.samples.iter().zip(drawn) {
+            let dropped = seq == slice.seq && doom.is_some();
+            // A follower may have been ended while the step ran.
+            if !dropped && self.sequences.contains_key(&seq) {
+                self.append(seq, token);
+            }
+        }
+        if let Some(doom) = doom {
+            self.end_sequence(slice.seq, doom);
+        }
+    }
+
+    /// The follower continues the carrier's computed prompt.
+    fn fork(&mut self, carrier: SeqId, follower: SeqId) {
+        let kv = self.kv.fork(&self.sequences[&carrier].kv);
+        let sequence = self.sequences.get_mut(&follower).expect("live");
+        sequence.kv = kv;
+        sequence.phase = Phase::Running;
+        self.running.insert(follower);
+    }
+
+    fn append(&mut self, id: SeqId, drawn: SampledToken) {
+        let sequence = self.sequences.get_mut(&id).expect("live");
+        let request = self.requests.get_mut(&sequence.request).expect("live");
+        let token = drawn.token;
+        let may_stop = sequence.output_len() >= request.stop.min_tokens;
+        sequence.tokens.output.push(token);
+        request.summary.output_len += 1;
+        let event = TokenEvent::Token {
+            index: sequence.index,
+            token,
+            logprobs: drawn.logprobs,
+        };
+        self.events.push((sequence.request, event));
+        // The context length needs no check here: admission holds prompt and max_tokens below it.
+        let reason = if may_stop && request.stop.stop_token_ids.contains(&token) {
+            FinishReason::Stop
+        } else if sequence.output_len() == request.stop.max_tokens {
+            FinishReason::Length
+        } else {
+            return;
+        };
+        self.end_sequence(id, Doom::Finish(reason));
+    }
+}

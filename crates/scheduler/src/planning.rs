@@ -1,0 +1,188 @@
+//! The policy: what the next step runs.
+//!
+//! 1. Shares of the token budget: one token for each running sequence in decode, in order of arrival, then chunks of
+//!    prefill from what is left, in order of arrival.
+//! 2. Blocks for those shares, in order of arrival; when they run out the latest-arrived running sequence is preempted.
+//! 3. With budget and seats left, and unless somebody was preempted: the waiting queue, strictly from its head.
+//!
+//! Why this ends: a sequence is preempted only for an earlier one that then runs, or for itself; the earliest can
+//! preempt everybody else and, alone, fits (`admission.rs`). Why nobody starves: nobody overtakes the queue's head,
+//! and the head is admitted at the latest when nothing runs.
+
+use std::sync::Arc;
+
+use crate::batch_plan::{BatchPlan, History, SampleSpec, SeqSlice};
+use crate::request::SeqId;
+use crate::scheduler::{InFlight, InFlightSlice, Scheduler, Started};
+use crate::sequence::Phase;
+
+impl Scheduler {
+    /// The next step, or `None` if there is nothing to do: then no request is left.
+    ///
+    /// # Panics
+    /// When the previous plan was neither committed nor failed.
+    pub fn next_plan(&mut self) -> Option<BatchPlan> {
+        assert!(self.in_flight.is_none(), "the previous step has not ended");
+        let mut plan = BatchPlan::default();
+        let mut step = InFlight::default();
+        let mut shares;
+        loop {
+            shares = self.share_budget();
+            let num_running = self.running.len();
+            self.secure_blocks(&mut shares, &mut plan);
+            let preempted = self.running.len() < num_running;
+            if !shares.is_empty() || self.running.is_empty() {
+                if !preempted || self.running.is_empty() {
+                    self.admit_waiting(&mut shares);
+                }
+                break;
+            }
+            // Those with a share preempted themselves. Fewer run now, so this ends.
+        }
+        if shares.is_empty() {
+            return None;
+        }
+        // Decodes first, as the engine likes its batch; stable, so otherwise in order of arrival.
+        shares.sort_by_key(|&(seq, _)| self.sequences[&seq].remaining_len() > 1);
+        for (seq, query_len) in shares {
+            let slice = self.slice(seq, query_len, &mut plan);
+            step.slices.push(InFlightSlice {
+                seq,
+                samples: slice.samples.iter().map(|spec| spec.seq).collect(),
+            });
+            plan.slices.push(slice);
+            self.sequences.get_mut(&seq).expect("running").in_flight = query_len;
+        }
+        step.copies.clone_from(&plan.copies);
+        self.in_flight = Some(step);
+        Some(plan)
+    }
+
+    /// Who runs how many tokens, in order of arrival.
+    fn share_budget(&self) -> Vec<(SeqId, usize)> {
+        let mut budget = self.max_num_batched_tokens;
+        let mut shares = Vec::with_capacity(self.running.len());
+        for prefills in [false, true] {
+            for &id in &self.running {
+                let remaining = self.sequences[&id].remaining_len();
+                if budget > 0 && (remaining > 1) == prefills {
+                    let share = remaining.min(budget);
+                    budget -= share;
+                    shares.push((id, share));
+                }
+            }
+        }
+        shares.sort_unstable();
+        shares
+    }
+
+    /// Gives every share its blocks, preempting from the end of the running set; drops the shares of the preempted.
+    fn secure_blocks(&mut self, shares: &mut Vec<(SeqId, usize)>, plan: &mut BatchPlan) {
+        let mut secured = 0;
+        while let Some(&(id, query_len)) = shares.get(secured) {
+            let sequence = self.sequences.get_mut(&id).expect("running");
+            let copies = &mut plan.copies;
+            if self.kv.make_writable(&mut sequence.kv, query_len, copies) {
+                secured += 1;
+                continue;
+            }
+            // Never one that is secured already: those arrived before `id`, and `id` itself runs.
+            let victim = *self.running.last().expect("`id` runs");
+            self.preempt(victim);
+            if shares.last().is_some_and(|&(last, _)| last == victim) {
+                shares.pop();
+            }
+        }
+    }
+
+    fn preempt(&mut self, victim: SeqId) {
+        self.unseat(victim);
+        self.num_preemptions += 1;
+        let request = self.sequences[&victim].request;
+        let request = self.requests.get_mut(&request).expect("live");
+        request.summary.preemptions += 1;
+    }
+
+    /// Seats waiting sequences, from the head, while budget, seats and blocks last. A sequence gets blocks for all
+    /// its tokens at once, so that two half-computed prompts never wait for each other's blocks, and it leaves one
+    /// block for each running sequence, so that a newcomer is not preempted at their next block boundary.
+    fn admit_waiting(&mut self, shares: &mut Vec<(SeqId, usize)>) {
+        let used: usize = shares.iter().map(|&(_, share)| share).sum();
+        let mut budget = self.max_num_batched_tokens - used;
+        while budget > 0 && self.running.len() < self.max_num_seqs {
+            let Some(&id) = self.waiting.first() else {
+                break;
+            };
+            let sequence = self.sequences.get_mut(&id).expect("waiting");
+            let request = self.requests.get_mut(&sequence.request).expect("live");
+            let reserve = self.running.len();
+            let Some(kv) = self.kv.admit(request.salt, &sequence.tokens, reserve) else {
+                break;
+            };
+            let cached_len = kv.computed_len;
+            sequence.kv = kv;
+            sequence.phase = Phase::Running;
+            let share = sequence.remaining_len().min(budget);
+            budget -= share;
+            shares.push((id, share));
+            self.waiting.remove(&id);
+            self.running.insert(id);
+            if !request.started {
+                request.started = true;
+                request.summary.cached_len = cached_len;
+                self.num_unstarted -= 1;
+                self.started.push(Started {
+                    request: sequence.request,
+                    prompt_len: request.summary.prompt_len,
+                    cached_len,
+                });
+            }
+        }
+    }
+
+    /// Packs a sequence's share into the plan's tokens.
+    fn slice(&self, id: SeqId, query_len: usize, plan: &mut BatchPlan) -> SeqSlice {
+        let sequence = &self.sequences[&id];
+        let computed_len = sequence.kv.computed_len;
+        let context_len = computed_len + query_len;
+        let query_start = plan.tokens.len();
+        sequence
+            .tokens
+            .extend(computed_len..context_len, &mut plan.tokens);
+        let mut samples = Vec::new();
+        if context_len == sequence.len() {
+            samples.push(self.sample_spec(id));
+            let followers = self.followers(id);
+            samples.extend(followers.into_iter().map(|seq| self.sample_spec(seq)));
+        }
+        SeqSlice {
+            seq: id,
+            query_start,
+            query_len,
+            context_len,
+            block_tables: sequence.kv.tables.clone(),
+            samples,
+        }
+    }
+
+    fn sample_spec(&self, id: SeqId) -> SampleSpec {
+        let sequence = &self.sequences[&id];
+        let request = &self.requests[&sequence.request];
+        let output_len = sequence.output_len();
+        let ban_stops = output_len < request.stop.min_tokens;
+        let history = request.sampling.needs_history().then(|| {
+            let mut tokens = Vec::with_capacity(sequence.len());
+            sequence.tokens.extend(0..sequence.len(), &mut tokens);
+            let prompt_len = sequence.tokens.prompt.len();
+            History { tokens, prompt_len }
+        });
+        SampleSpec {
+            seq: id,
+            choice: sequence.index,
+            output_len,
+            params: Arc::clone(&request.sampling),
+            banned: ban_stops.then(|| Arc::clone(&request.stop.stop_token_ids)),
+            history,
+        }
+    }
+}

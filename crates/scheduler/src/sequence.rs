@@ -1,0 +1,100 @@
+//! One sequence: its tokens, what of them is computed, and where it stands.
+//!
+//! All length arithmetic lives here. Knows no other sequence and no policy.
+//! Invariant: `computed_len < len` for a live sequence: the newest token is always still to be computed.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::kv_groups::SequenceKv;
+use crate::request::{FinishReason, RequestId, SeqId, TokenId};
+
+/// Prompt (shared by the request's sequences), then output.
+#[derive(Clone, Debug)]
+pub(crate) struct Tokens {
+    pub(crate) prompt: Arc<[TokenId]>,
+    pub(crate) output: Vec<TokenId>,
+}
+
+impl Tokens {
+    pub(crate) fn len(&self) -> usize {
+        self.prompt.len() + self.output.len()
+    }
+
+    /// Appends the tokens at these positions to `to`.
+    pub(crate) fn extend(&self, range: Range<usize>, to: &mut Vec<TokenId>) {
+        let prompt_len = self.prompt.len();
+        to.extend_from_slice(&self.prompt[range.start.min(prompt_len)..range.end.min(prompt_len)]);
+        let output =
+            range.start.max(prompt_len) - prompt_len..range.end.max(prompt_len) - prompt_len;
+        to.extend_from_slice(&self.output[output]);
+    }
+
+    /// The tokens of the `index`-th full block.
+    pub(crate) fn block(&self, index: usize, block_size: usize) -> Box<[TokenId]> {
+        let mut tokens = Vec::with_capacity(block_size);
+        self.extend(index * block_size..(index + 1) * block_size, &mut tokens);
+        tokens.into_boxed_slice()
+    }
+}
+
+/// Where a live sequence stands. An ended one is gone from the scheduler.
+///
+/// ```text
+///              admit                       preempt, or no seat after the fork
+/// Waiting ---------------> Running ---------------------------------------------> Waiting
+/// Following -- the carrier computed the prompt --> Running
+/// Following -- the carrier was ended by the caller --> takes the carrier's place and phase
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// In the queue; holds no blocks.
+    Waiting,
+    /// Has a seat and block tables.
+    Running,
+    /// Waits for a sibling (the carrier) to compute the prompt they share; holds no blocks, is in no queue.
+    Following,
+}
+
+/// What is to happen to a sequence that was ended while a step with it was being executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Doom {
+    /// End it with this reason.
+    Finish(FinishReason),
+    /// Its request is already closed: free it silently.
+    Discard,
+}
+
+/// One choice of one request.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    pub(crate) request: RequestId,
+    /// Which of the request's `n`.
+    pub(crate) index: u32,
+    pub(crate) tokens: Tokens,
+    pub(crate) phase: Phase,
+    /// Empty unless running.
+    pub(crate) kv: SequenceKv,
+    /// Rows of this sequence in the step being executed; 0 when it is not in it. Set by `next_plan`, cleared by `commit`.
+    pub(crate) in_flight: usize,
+    /// Set when it is ended while in flight; honoured at commit.
+    pub(crate) doom: Option<Doom>,
+}
+
+impl Sequence {
+    pub(crate) fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    pub(crate) fn output_len(&self) -> usize {
+        self.tokens.output.len()
+    }
+
+    /// Tokens still to compute before the next one can be drawn: 1 for a decode, more for a prefill.
+    pub(crate) fn remaining_len(&self) -> usize {
+        self.len() - self.kv.computed_len
+    }
+}
+
+/// A sequence's id is also its rank: ids are given in order of arrival, a smaller one is more important.
+pub(crate) type Rank = SeqId;
