@@ -70,6 +70,8 @@ pub const KEYS: &[Key] = &[
         help: "Threads that serve HTTP. auto: half of the cores, at least 1 and at most 4; the model needs the cores more." },
     Key { section: "server", name: "max_body_bytes", flag: "max-body-bytes", kind: Kind::Size { min: 1 << 10, max: 1 << 30, word: None }, default: "8MiB",
         help: "Largest request body; a larger one is answered with 413." },
+    Key { section: "server", name: "body_timeout_ms", flag: "body-timeout-ms", kind: int(100, HOUR_MS), default: "30000",
+        help: "How long a request's body may take to arrive, in milliseconds." },
     Key { section: "server", name: "keep_alive_ms", flag: "keep-alive-ms", kind: int(1000, HOUR_MS), default: "75000",
         help: "How long an idle connection is kept, in milliseconds." },
     Key { section: "server", name: "shutdown_timeout_ms", flag: "shutdown-timeout-ms", kind: int(0, HOUR_MS), default: "30000",
@@ -89,7 +91,7 @@ pub const KEYS: &[Key] = &[
     Key { section: "engine", name: "block_size", flag: "block-size", kind: int(8, 32), default: "16",
         help: "Tokens per KV block: 8, 16 or 32." },
     Key { section: "engine", name: "kv_cache_bytes", flag: "kv-cache-bytes", kind: Kind::Size { min: 1 << 10, max: 1 << 44, word: AUTO }, default: "auto",
-        help: "Memory for the KV cache. auto: a quarter of the memory that is free beside the weights, at most 2GiB, and no more than max_num_seqs sequences of full length need." },
+        help: "Memory for the KV cache. auto: a quarter of the memory that is free beside the weights, at most 4GiB and at most what the weights take (but 256MiB of that are always allowed). It is touched only as it is used." },
     Key { section: "engine", name: "max_model_len", flag: "max-model-len", kind: int_or(1, 1 << 24, AUTO), default: "auto",
         help: "Most tokens of one sequence, prompt and output together. auto: the model's own limit, as far as the KV cache holds it." },
 
@@ -112,6 +114,10 @@ pub const KEYS: &[Key] = &[
         help: "Largest n of a request, and most prompts of a completions batch." },
     Key { section: "api", name: "heartbeat_ms", flag: "heartbeat-ms", kind: int_or(100, HOUR_MS, OFF), default: "15000",
         help: "A stream without news sends a comment after this time, so that proxies keep it open, in milliseconds." },
+    Key { section: "api", name: "retry_after_ms", flag: "retry-after-ms", kind: int(1, HOUR_MS), default: "1000",
+        help: "What Retry-After says when the server is too busy, in milliseconds; it is sent in whole seconds." },
+    Key { section: "api", name: "date", flag: "date", kind: Kind::Text { word: AUTO }, default: "auto",
+        help: "The date that the model is told, YYYY-MM-DD. auto: today, UTC." },
 
     Key { section: "log", name: "format", flag: "log-format", kind: Kind::Choice(&["text", "json"]), default: "text",
         help: "Form of the log lines on standard error." },

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 pub use error::ConfigError;
 pub use keys::{KEYS, Key, nearest};
-pub use raw::{Origin, RawConfig};
+pub use raw::{Origin, RawConfig, Setting};
 pub use value::{Value, format_size};
 
 /// The name of the model that is part of the binary.
@@ -83,6 +83,8 @@ pub struct Server {
     /// `None`: from the machine.
     pub workers: Option<usize>,
     pub max_body_bytes: usize,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
     pub keep_alive: Duration,
     pub shutdown_timeout: Duration,
 }
@@ -124,6 +126,9 @@ pub struct Api {
     pub default_max_tokens: Option<usize>,
     pub max_n: u32,
     pub heartbeat: Option<Duration>,
+    pub retry_after: Duration,
+    /// The date that the model is told, `YYYY-MM-DD`; `None`: today.
+    pub date: Option<String>,
 }
 
 /// `[log]`
@@ -147,6 +152,7 @@ impl Config {
                 port: get.number("server.port") as u16,
                 workers: get.optional("server.workers"),
                 max_body_bytes: get.number("server.max_body_bytes"),
+                body_timeout: get.duration("server.body_timeout_ms"),
                 keep_alive: get.duration("server.keep_alive_ms"),
                 shutdown_timeout: get.duration("server.shutdown_timeout_ms"),
             },
@@ -170,6 +176,8 @@ impl Config {
                 default_max_tokens: get.optional("api.default_max_tokens"),
                 max_n: get.number("api.max_n") as u32,
                 heartbeat: get.optional_duration("api.heartbeat_ms"),
+                retry_after: get.duration("api.retry_after_ms"),
+                date: Some(get.text("api.date")).filter(|date| date != "auto"),
             },
             log: Log {
                 json: get.text("log.format") == "json",
@@ -191,13 +199,20 @@ impl Config {
                 setting.origin, setting.value
             )));
         }
+        let refuse = |key: &str, expected: &str| {
+            let Setting { value, origin } = raw.get(key);
+            Err(ConfigError::Value {
+                origin: origin.clone(),
+                key: key.to_owned(),
+                given: value.to_toml(),
+                expected: expected.to_owned(),
+            })
+        };
         if !self.engine.block_size.is_power_of_two() {
-            return Err(ConfigError::Value {
-                origin: raw.get("engine.block_size").origin.clone(),
-                key: "engine.block_size".to_owned(),
-                given: self.engine.block_size.to_string(),
-                expected: "8, 16 or 32".to_owned(),
-            });
+            return refuse("engine.block_size", "8, 16 or 32");
+        }
+        if self.api.date.as_deref().is_some_and(|date| !is_date(date)) {
+            return refuse("api.date", "a date as YYYY-MM-DD, or \"auto\"");
         }
         Ok(())
     }
@@ -220,6 +235,12 @@ fn model(get: &Get<'_>) -> Model {
         name,
         aliases,
     }
+}
+
+/// Whether a text has the form of a date: the model reads it, nothing computes with it.
+fn is_date(text: &str) -> bool {
+    let shape = |c: char| if c.is_ascii_digit() { '0' } else { c };
+    text.chars().map(shape).eq("0000-00-00".chars())
 }
 
 /// The last part of the path, also where it is written as `.` or ends in a slash.

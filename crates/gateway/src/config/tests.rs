@@ -170,6 +170,15 @@ fn values_that_do_not_go_together() {
         error,
         "flag --block-size: engine.block_size is 12, but must be 8, 16 or 32"
     );
+
+    let mut raw = RawConfig::defaults();
+    raw.set_flag("date", "2026-1-1").unwrap();
+    let error = Config::resolve(&raw, Environment::Testing)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("\"2026-1-1\", but must be a date"), "{error}");
+    raw.set_flag("date", "2026-01-01").unwrap();
+    assert!(Config::resolve(&raw, Environment::Testing).is_ok());
 }
 
 #[test]
