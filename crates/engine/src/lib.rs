@@ -1,1 +1,25 @@
-//! Placeholder.
+//! GPT-OSS over packed ragged batches and a paged KV cache: token ids in, token ids out.
+//!
+//! Implements [`gossamer_scheduler::Executor`]. A plan becomes a [`Step`]; [`GptOss`] runs it on a [`Backend`]; the
+//! sampler draws. Does not know: text, HTTP, users, fairness, time. Which device runs is decided in `backend/`, and
+//! nothing outside that folder names one, but for the loading in `executor.rs`.
+
+mod backend;
+mod config;
+mod error;
+mod executor;
+mod info;
+mod kv_cache;
+mod model;
+mod sampler;
+mod step;
+mod threads;
+mod tiny;
+mod weights;
+
+pub use config::{EngineConfig, KvCacheSize, ModelSource};
+pub use error::{LoadError, StepError};
+pub use executor::{Engine, EngineExecutor};
+pub use info::EngineInfo;
+pub use tiny::{EmbeddedModel, tiny};
+pub(crate) use weights::Weight;

@@ -1,1 +1,3 @@
-//! Placeholder.
+//! What tests share. Nothing here is linked into the server.
+
+pub mod random_model;

@@ -1,0 +1,383 @@
+//! The CPU: row-major f32 buffers, weights in place, arithmetic from `gossamer-kernels`.
+//!
+//! Owns the threads and splits each operation into disjoint parts of its output; a part costs the same arithmetic per
+//! row whatever the split, so results depend on neither the number of threads nor the batch.
+//! Invariant: activation buffers come from and return to one pool; a steady load allocates none.
+
+mod buffers;
+mod kv;
+mod moe;
+
+use gossamer_kernels::{
+    Bf16Matrix, Bf16Slice, ColumnsMut, Isa, PagedQueries, RopeTable, YarnParams, add_assign,
+    bf16_matmul, paged_attention, rms_norm, rope, widen_bf16,
+};
+use gossamer_scheduler::{SampleSpec, SampledToken};
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use crate::backend::{AttentionParams, Backend, ExpertWeights};
+use crate::error::{LoadError, StepError};
+use crate::kv_cache::KvShape;
+use crate::model::ModelConfig;
+use crate::sampler;
+use crate::step::Step;
+use crate::threads::Team;
+use crate::weights::Weight;
+
+use buffers::Buffers;
+pub use buffers::CpuTensor;
+use kv::CpuKvCache;
+use moe::MoeScratch;
+
+/// Multiply-adds below which waking the other threads costs more than it saves.
+const MIN_PARALLEL_WORK: usize = 32 * 1024;
+
+/// Parts per thread of a large operation: enough to even out threads of unequal speed.
+const PARTS_PER_THREAD: usize = 4;
+
+/// Output columns are handed out in multiples of this: whole vector registers and cache lines.
+const COLUMN_UNIT: usize = 32;
+
+/// Query rows of one attention task.
+const QUERY_ROWS: usize = 16;
+
+/// Positions covered by the first rotary table; it doubles when a longer sequence appears.
+const FIRST_POSITIONS: usize = 4096;
+
+/// The CPU as a [`Backend`].
+pub struct Cpu {
+    isa: Isa,
+    team: Team,
+    buffers: Arc<Buffers>,
+    yarn: YarnParams,
+    rope: Arc<RopeTable>,
+    num_heads: usize,
+    kv: CpuKvCache,
+    moe: MoeScratch,
+    /// One per thread.
+    samplers: Vec<Mutex<sampler::Scratch>>,
+}
+
+/// A bf16 matrix in place.
+pub struct CpuLinear {
+    weight: Weight,
+    bias: Option<Weight>,
+    outputs: usize,
+    inputs: usize,
+}
+
+/// A normalization's weight in place.
+pub struct CpuNorm {
+    weight: Weight,
+    eps: f32,
+}
+
+impl CpuLinear {
+    fn matrix(&self) -> Bf16Matrix<'_> {
+        Bf16Matrix::new(
+            Bf16Slice::new(self.weight.bytes()),
+            self.outputs,
+            self.inputs,
+        )
+    }
+
+    fn bias(&self) -> Option<Bf16Slice<'_>> {
+        self.bias.as_ref().map(|bias| Bf16Slice::new(bias.bytes()))
+    }
+}
+
+impl Cpu {
+    /// A backend for `model` with `threads` threads (0: one per available core), on the best instruction set here.
+    ///
+    /// # Errors
+    /// [`LoadError::Threads`].
+    pub fn new(model: &ModelConfig, threads: usize) -> Result<Self, LoadError> {
+        let team = Team::new(threads).map_err(LoadError::Threads)?;
+        let yarn = yarn_params(model);
+        let first_positions = FIRST_POSITIONS.min(model.max_position_embeddings);
+        Ok(Self {
+            isa: Isa::detect(),
+            samplers: (0..team.size()).map(|_| Mutex::default()).collect(),
+            team,
+            buffers: Arc::default(),
+            rope: Arc::new(RopeTable::new(&yarn, first_positions)),
+            yarn,
+            num_heads: model.num_heads,
+            kv: CpuKvCache::default(),
+            moe: MoeScratch::default(),
+        })
+    }
+
+    /// Instruction set of the kernels.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Threads that compute.
+    pub fn num_threads(&self) -> usize {
+        self.team.size()
+    }
+
+    fn tensor(&self, rows: usize, cols: usize) -> CpuTensor {
+        CpuTensor::new(&self.buffers, rows, cols)
+    }
+
+    /// `work(first_row, rows)` for runs of rows that cover `x`; `cost` is the work per row, in multiply-adds.
+    fn for_row_runs(
+        &mut self,
+        x: &mut CpuTensor,
+        cost: usize,
+        work: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        let (rows, cols) = (x.rows(), x.cols());
+        if self.team.size() == 1 || rows * cost < MIN_PARALLEL_WORK {
+            return work(0, x.data_mut());
+        }
+        let run = rows.div_ceil(self.team.size() * PARTS_PER_THREAD);
+        let runs = x.data_mut().chunks_mut(run * cols).enumerate();
+        self.team
+            .for_each(runs, |_, (index, rows)| work(index * run, rows));
+    }
+}
+
+fn yarn_params(model: &ModelConfig) -> YarnParams {
+    let yarn = model.rope.yarn;
+    YarnParams {
+        head_dim: model.head_dim,
+        theta: model.rope.theta,
+        // A factor of 1 is plain rotary embedding.
+        factor: yarn.map_or(1.0, |yarn| yarn.factor),
+        beta_fast: yarn.map_or(32.0, |yarn| yarn.beta_fast),
+        beta_slow: yarn.map_or(1.0, |yarn| yarn.beta_slow),
+        original_context: yarn.map_or(model.max_position_embeddings, |yarn| {
+            yarn.original_context_len
+        }),
+        truncate: yarn.is_some_and(|yarn| yarn.truncate),
+    }
+}
+
+impl Backend for Cpu {
+    type Tensor = CpuTensor;
+    type Embedding = CpuLinear;
+    type Norm = CpuNorm;
+    type Linear = CpuLinear;
+    type Sinks = Vec<f32>;
+    type Experts = ExpertWeights;
+
+    fn load_embedding(&mut self, table: Weight) -> Result<CpuLinear, LoadError> {
+        self.load_linear(table, None)
+    }
+
+    fn load_norm(&mut self, weight: Weight, eps: f32) -> Result<CpuNorm, LoadError> {
+        Ok(CpuNorm { weight, eps })
+    }
+
+    fn load_linear(
+        &mut self,
+        weight: Weight,
+        bias: Option<Weight>,
+    ) -> Result<CpuLinear, LoadError> {
+        let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
+        Ok(CpuLinear {
+            weight,
+            bias,
+            outputs,
+            inputs,
+        })
+    }
+
+    fn load_sinks(&mut self, sinks: Weight) -> Result<Vec<f32>, LoadError> {
+        let mut widened = vec![0.0; sinks.shape()[0]];
+        widen_bf16(self.isa, Bf16Slice::new(sinks.bytes()), &mut widened);
+        Ok(widened)
+    }
+
+    fn load_experts(&mut self, experts: ExpertWeights) -> Result<ExpertWeights, LoadError> {
+        Ok(experts)
+    }
+
+    fn allocate_kv_cache(&mut self, shape: &KvShape) -> Result<(), LoadError> {
+        self.kv = CpuKvCache::new(shape)?;
+        Ok(())
+    }
+
+    fn copy_blocks(&mut self, group: usize, copies: &[(u32, u32)]) -> Result<(), StepError> {
+        self.kv.copy_blocks(group, copies);
+        Ok(())
+    }
+
+    fn begin_step(&mut self, step: &Step<'_>) -> Result<(), StepError> {
+        let needed = step.positions.iter().max().map_or(0, |last| last + 1);
+        if needed > self.rope.num_positions() {
+            self.rope = Arc::new(RopeTable::new(&self.yarn, needed.next_power_of_two()));
+        }
+        Ok(())
+    }
+
+    fn embed(&mut self, table: &CpuLinear, step: &Step<'_>) -> Result<CpuTensor, StepError> {
+        let mut x = self.tensor(step.tokens.len(), table.inputs);
+        for (row, token) in x.data_mut().chunks_exact_mut(table.inputs).zip(step.tokens) {
+            widen_bf16(self.isa, table.matrix().row(*token as usize), row);
+        }
+        Ok(x)
+    }
+
+    fn rms_norm(&mut self, x: &CpuTensor, norm: &CpuNorm) -> Result<CpuTensor, StepError> {
+        let (isa, weight) = (self.isa, Bf16Slice::new(norm.weight.bytes()));
+        let mut out = self.tensor(x.rows(), x.cols());
+        self.for_row_runs(&mut out, x.cols(), |first, out| {
+            let x = &x.data()[first * x.cols()..][..out.len()];
+            rms_norm(isa, x, weight, norm.eps, out);
+        });
+        Ok(out)
+    }
+
+    fn linear(&mut self, x: &CpuTensor, linear: &CpuLinear) -> Result<CpuTensor, StepError> {
+        let (isa, matrix, bias) = (self.isa, linear.matrix(), linear.bias());
+        let mut out = self.tensor(x.rows(), linear.outputs);
+        let mut columns = ColumnsMut::new(out.data_mut(), x.rows());
+        let work = x.rows() * linear.outputs * linear.inputs;
+        if self.team.size() == 1 || work < MIN_PARALLEL_WORK {
+            bf16_matmul(isa, x.data(), matrix, 0..linear.outputs, bias, &mut columns);
+        } else {
+            let parts = columns.split_even(self.team.size() * PARTS_PER_THREAD, COLUMN_UNIT);
+            self.team.for_each(parts, |_, (rows, mut columns)| {
+                bf16_matmul(isa, x.data(), matrix, rows, bias, &mut columns);
+            });
+        }
+        Ok(out)
+    }
+
+    fn rope(&mut self, mut heads: CpuTensor, step: &Step<'_>) -> Result<CpuTensor, StepError> {
+        let (isa, width) = (self.isa, heads.cols());
+        let table = Arc::clone(&self.rope);
+        self.for_row_runs(&mut heads, width, |first, rows| {
+            for (row, position) in rows.chunks_exact_mut(width).zip(&step.positions[first..]) {
+                let (cos, sin) = table.at(*position);
+                rope(isa, row, cos, sin);
+            }
+        });
+        Ok(heads)
+    }
+
+    fn attention(
+        &mut self,
+        q: &CpuTensor,
+        k: &CpuTensor,
+        v: &CpuTensor,
+        params: AttentionParams<'_, Self>,
+        step: &Step<'_>,
+    ) -> Result<CpuTensor, StepError> {
+        let (isa, num_heads, width) = (self.isa, self.num_heads, q.cols());
+        let head_dim = width / num_heads;
+        let mut out = self.tensor(q.rows(), width);
+        let group = &step.groups[self.kv.group(params.layer)];
+        self.kv
+            .write(params.layer, &group.slots, k.data(), v.data());
+        let cache = self.kv.layer(params.layer);
+        let num_kv_heads = cache.layout.num_kv_heads;
+        let queries_per_kv = num_heads / num_kv_heads;
+
+        // Runs of rows of one sequence; split further by heads only where there are too few to share out.
+        let num_runs: usize = step
+            .sequences
+            .iter()
+            .map(|seq| seq.rows.len().div_ceil(QUERY_ROWS))
+            .sum();
+        let head_parts = match num_runs >= self.team.size() * PARTS_PER_THREAD {
+            true => 1,
+            false => num_kv_heads,
+        };
+        struct Task<'a> {
+            sequence: usize,
+            rows: Range<usize>,
+            columns: Range<usize>,
+            out: ColumnsMut<'a>,
+        }
+        let mut tasks = Vec::with_capacity(num_runs * head_parts);
+        let mut rest = out.data_mut();
+        for (sequence, seq) in step.sequences.iter().enumerate() {
+            for start in seq.rows.clone().step_by(QUERY_ROWS) {
+                let rows = start..seq.rows.end.min(start + QUERY_ROWS);
+                let (run, after) = rest.split_at_mut(rows.len() * width);
+                rest = after;
+                let parts = ColumnsMut::new(run, rows.len())
+                    .split_even(head_parts, queries_per_kv * head_dim);
+                tasks.extend(parts.into_iter().map(|(columns, out)| Task {
+                    sequence,
+                    rows: rows.clone(),
+                    columns,
+                    out,
+                }));
+            }
+        }
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        self.team.for_each(tasks, |_, mut task| {
+            let seq = &step.sequences[task.sequence];
+            let queries = PagedQueries {
+                q: &q.data()[task.rows.start * width..task.rows.end * width],
+                sinks: params.sinks,
+                first_position: seq.first_position + (task.rows.start - seq.rows.start),
+                window: params.window,
+                block_table: group.block_table(task.sequence),
+                scale,
+            };
+            let kv_width = queries_per_kv * head_dim;
+            let kv_heads = task.columns.start / kv_width..task.columns.end / kv_width;
+            paged_attention(isa, cache, queries, kv_heads, &mut task.out);
+        });
+        Ok(out)
+    }
+
+    fn moe(
+        &mut self,
+        x: &CpuTensor,
+        router: &CpuLinear,
+        experts: &ExpertWeights,
+        top_k: usize,
+    ) -> Result<CpuTensor, StepError> {
+        let logits = self.linear(x, router)?;
+        self.moe.route(&logits, top_k);
+        Ok(self.run_experts(x, experts, top_k))
+    }
+
+    fn add(&mut self, mut x: CpuTensor, y: &CpuTensor) -> Result<CpuTensor, StepError> {
+        add_assign(self.isa, x.data_mut(), y.data());
+        Ok(x)
+    }
+
+    fn select_rows(&mut self, x: &CpuTensor, rows: &[usize]) -> Result<CpuTensor, StepError> {
+        let mut out = self.tensor(rows.len(), x.cols());
+        for (out, row) in out.data_mut().chunks_exact_mut(x.cols()).zip(rows) {
+            out.copy_from_slice(x.row(*row));
+        }
+        Ok(out)
+    }
+
+    fn sample(
+        &mut self,
+        logits: &CpuTensor,
+        draws: &[(usize, &SampleSpec)],
+    ) -> Result<Vec<SampledToken>, StepError> {
+        let (isa, samplers) = (self.isa, &self.samplers);
+        let mut drawn: Vec<Option<Result<SampledToken, StepError>>> = vec![None; draws.len()];
+        self.team.for_each(
+            drawn.iter_mut().zip(draws),
+            |thread, (drawn, (row, spec))| {
+                let mut scratch = samplers[thread]
+                    .lock()
+                    .unwrap_or_else(|poisoned| poisoned.into_inner());
+                *drawn = Some(sampler::sample(isa, logits.row(*row), spec, &mut scratch));
+            },
+        );
+        drawn
+            .into_iter()
+            .map(|drawn| drawn.expect("for_each visits every item"))
+            .collect()
+    }
+
+    fn to_host(&mut self, x: &CpuTensor) -> Result<Vec<f32>, StepError> {
+        Ok(x.data().to_vec())
+    }
+}

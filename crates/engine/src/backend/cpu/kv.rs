@@ -1,0 +1,108 @@
+//! The KV cache in memory: bf16 keys and values of every layer, block by block.
+//!
+//! Anonymous zero pages: a page costs memory from the first write to it, so a large pool is free until it is used.
+//! Invariant: slots are written before they are read (the scheduler's bookkeeping), so old contents never matter.
+
+use gossamer_kernels::{KvCache, KvLayout, write_kv};
+use memmap2::MmapMut;
+
+use crate::error::LoadError;
+use crate::kv_cache::KvShape;
+
+/// All layers.
+#[derive(Default)]
+pub struct CpuKvCache {
+    layers: Vec<LayerCache>,
+}
+
+struct LayerCache {
+    group: usize,
+    layout: KvLayout,
+    keys: MmapMut,
+    values: MmapMut,
+}
+
+impl CpuKvCache {
+    /// Reserves address space for `shape`.
+    ///
+    /// # Errors
+    /// [`LoadError::Setting`] when the system refuses.
+    pub fn new(shape: &KvShape) -> Result<Self, LoadError> {
+        let layout = KvLayout {
+            num_kv_heads: shape.num_kv_heads,
+            block_size: shape.block_size,
+        };
+        assert_eq!(
+            layout.block_len(),
+            shape.block_len(),
+            "head sizes are checked with the configuration"
+        );
+        let reserve = |group: usize| {
+            let bytes = shape.num_blocks[group] * shape.block_len() * 2;
+            MmapMut::map_anon(bytes).map_err(|error| LoadError::Setting {
+                setting: "kv_cache",
+                message: format!("no room for {} bytes: {error}", shape.total_bytes()),
+            })
+        };
+        let layers = shape.layer_groups.iter().map(|&group| {
+            Ok(LayerCache {
+                group,
+                layout,
+                keys: reserve(group)?,
+                values: reserve(group)?,
+            })
+        });
+        Ok(Self {
+            layers: layers.collect::<Result<_, LoadError>>()?,
+        })
+    }
+
+    /// KV group of a layer.
+    pub fn group(&self, layer: usize) -> usize {
+        self.layers[layer].group
+    }
+
+    /// A layer's keys and values.
+    pub fn layer(&self, layer: usize) -> KvCache<'_> {
+        let LayerCache {
+            layout,
+            keys,
+            values,
+            ..
+        } = &self.layers[layer];
+        KvCache {
+            keys: bytemuck::cast_slice(keys),
+            values: bytemuck::cast_slice(values),
+            layout: *layout,
+        }
+    }
+
+    /// Stores one key row and one value row per slot.
+    pub fn write(&mut self, layer: usize, slots: &[usize], keys: &[f32], values: &[f32]) {
+        let LayerCache {
+            layout,
+            keys: key_cache,
+            values: value_cache,
+            ..
+        } = &mut self.layers[layer];
+        let key_cache = bytemuck::cast_slice_mut(key_cache);
+        let value_cache = bytemuck::cast_slice_mut(value_cache);
+        let width = keys.len() / slots.len();
+        let rows = keys.chunks_exact(width).zip(values.chunks_exact(width));
+        for (slot, (key, value)) in slots.iter().zip(rows) {
+            write_kv(*layout, key_cache, value_cache, *slot, key, value);
+        }
+    }
+
+    /// Copies whole blocks in all layers of a group, in order.
+    pub fn copy_blocks(&mut self, group: usize, copies: &[(u32, u32)]) {
+        for layer in self.layers.iter_mut().filter(|layer| layer.group == group) {
+            let bytes = layer.layout.block_len() * 2;
+            for &(src, dst) in copies {
+                let (src, dst) = (src as usize * bytes, dst as usize * bytes);
+                layer.keys.copy_within(src..src + bytes, dst);
+                layer.values.copy_within(src..src + bytes, dst);
+            }
+        }
+    }
+}

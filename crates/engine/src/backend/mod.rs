@@ -1,0 +1,186 @@
+//! What a device must be able to do for [`crate::model::GptOss`]; the only home of device and vendor code.
+//!
+//! A backend owns its tensors, its copies (or views) of the weights and the KV cache. It knows no plan and no layer
+//! order. Invariant (*batch invariance*): the row that an operation computes for one token does not depend on the
+//! other rows of the step, so the same prompt gives the same answer alone and in a crowd.
+
+pub mod cpu;
+
+use gossamer_scheduler::{SampleSpec, SampledToken};
+
+use crate::error::{LoadError, StepError};
+use crate::kv_cache::KvShape;
+use crate::step::Step;
+use crate::weights::Weight;
+
+/// The weights of one layer's experts, as published.
+#[derive(Clone)]
+pub struct ExpertWeights {
+    /// Gate and up projections, rows interleaved.
+    pub gate_up: Mxfp4Weight,
+    /// Down projection.
+    pub down: Mxfp4Weight,
+    /// Clamp of the activation.
+    pub swiglu_limit: f32,
+}
+
+/// An MXFP4 matrix per expert.
+#[derive(Clone)]
+pub struct Mxfp4Weight {
+    /// `[num_experts, rows, cols / 32, 16]`, two elements per byte.
+    pub blocks: Weight,
+    /// E8M0, `[num_experts, rows, cols / 32]`.
+    pub scales: Weight,
+    /// bf16, `[num_experts, rows]`.
+    pub bias: Weight,
+}
+
+/// What the attention of one layer adds to queries, keys and values.
+pub struct AttentionParams<'a, B: Backend> {
+    /// Index of the layer: selects its part of the KV cache.
+    pub layer: usize,
+    /// One learned logit per query head.
+    pub sinks: &'a B::Sinks,
+    /// Tokens that a query sees, its own included; `None` for all.
+    pub window: Option<usize>,
+}
+
+/// A device. Tensors are `[rows, width]`, one row per token of the step.
+pub trait Backend: Send + 'static {
+    /// Activations.
+    type Tensor: Send;
+    /// Token embeddings on the device.
+    type Embedding: Send;
+    /// Weights of a normalization.
+    type Norm: Send;
+    /// A bf16 matrix, perhaps with a bias.
+    type Linear: Send;
+    /// Attention sinks of one layer.
+    type Sinks: Send;
+    /// The experts of one layer.
+    type Experts: Send;
+
+    /// Takes the embedding, `[vocab_size, hidden]`.
+    ///
+    /// # Errors
+    /// Like every `load_*`: the device has no room or refuses the weight.
+    fn load_embedding(&mut self, table: Weight) -> Result<Self::Embedding, LoadError>;
+    /// Takes a normalization's weight, `[width]`.
+    ///
+    /// # Errors
+    /// As [`Backend::load_embedding`].
+    fn load_norm(&mut self, weight: Weight, eps: f32) -> Result<Self::Norm, LoadError>;
+    /// Takes a matrix `[outputs, inputs]` and a bias `[outputs]`.
+    ///
+    /// # Errors
+    /// As [`Backend::load_embedding`].
+    fn load_linear(
+        &mut self,
+        weight: Weight,
+        bias: Option<Weight>,
+    ) -> Result<Self::Linear, LoadError>;
+    /// Takes a layer's sinks, `[num_heads]`.
+    ///
+    /// # Errors
+    /// As [`Backend::load_embedding`].
+    fn load_sinks(&mut self, sinks: Weight) -> Result<Self::Sinks, LoadError>;
+    /// Takes a layer's experts.
+    ///
+    /// # Errors
+    /// As [`Backend::load_embedding`].
+    fn load_experts(&mut self, experts: ExpertWeights) -> Result<Self::Experts, LoadError>;
+    /// Makes the KV cache. Called once, before any step.
+    ///
+    /// # Errors
+    /// [`LoadError::Setting`] when there is no room for it.
+    fn allocate_kv_cache(&mut self, shape: &KvShape) -> Result<(), LoadError>;
+
+    /// Copies whole blocks of one KV group, in order: (source, destination).
+    ///
+    /// # Errors
+    /// Like every operation of a step: the device failed.
+    fn copy_blocks(&mut self, group: usize, copies: &[(u32, u32)]) -> Result<(), StepError>;
+    /// Announces a step, before its first operation: what is the same for all layers is prepared here.
+    ///
+    /// # Errors
+    /// As [`Backend::copy_blocks`].
+    fn begin_step(&mut self, step: &Step<'_>) -> Result<(), StepError>;
+    /// The embeddings of the step's tokens, `[num_tokens, hidden]`.
+    ///
+    /// # Errors
+    /// As [`Backend::copy_blocks`].
+    fn embed(
+        &mut self,
+        table: &Self::Embedding,
+        step: &Step<'_>,
+    ) -> Result<Self::Tensor, StepError>;
+    /// Each row over its root mean square, times the weight.
+    ///
+    /// # Errors
+    /// As [`Backend::copy_blocks`].
+    fn rms_norm(&mut self, x: &Self::Tensor, norm: &Self::Norm) -> Result<Self::Tensor, StepError>;
+    /// `x Wᵀ + bias`, `[rows, outputs]`.
+    ///
+    /// # Errors
+    /// As [`Backend::copy_blocks`].
+    fn linear(
+        &mut self,
+        x: &Self::Tensor,
+        linear: &Self::Linear,
+    ) -> Result<Self::Tensor, StepError>;
+    /// Rotates every head of each row by the row's position.
+    ///
+    /// # Errors
+    /// As [`Backend::copy_blocks`].
+    fn rope(&mut self, heads: Self::Tensor, step: &Step<'_>) -> Result<Self::Tensor, StepError>;
+    /// Writes `k` and `v` to the cache, then attends `q` over each row's sequence up to the row's position.
+    /// `q` is `[num_tokens, num_heads * head_dim]`, like the result; `k` and `v` are `[num_tokens, num_kv_heads * head_dim]`.
+    ///
+    /// # Errors
+    /// As [`Backend::copy_blocks`].
+    fn attention(
+        &mut self,
+        q: &Self::Tensor,
+        k: &Self::Tensor,
+        v: &Self::Tensor,
+        params: AttentionParams<'_, Self>,
+        step: &Step<'_>,
+    ) -> Result<Self::Tensor, StepError>
+    where
+        Self: Sized;
+    /// Each row through its `top_k` best experts by `router`, weighted by the softmax over those.
+    ///
+    /// # Errors
+    /// As [`Backend::copy_blocks`].
+    fn moe(
+        &mut self,
+        x: &Self::Tensor,
+        router: &Self::Linear,
+        experts: &Self::Experts,
+        top_k: usize,
+    ) -> Result<Self::Tensor, StepError>;
+    /// `x + y`.
+    ///
+    /// # Errors
+    /// As [`Backend::copy_blocks`].
+    fn add(&mut self, x: Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor, StepError>;
+    /// Some rows of `x`, in the order given.
+    ///
+    /// # Errors
+    /// As [`Backend::copy_blocks`].
+    fn select_rows(&mut self, x: &Self::Tensor, rows: &[usize]) -> Result<Self::Tensor, StepError>;
+    /// Draws one token per spec from row `draws[i].0` of `logits`, `[rows, vocab_size]`.
+    ///
+    /// # Errors
+    /// As [`Backend::copy_blocks`], and those of the sampler.
+    fn sample(
+        &mut self,
+        logits: &Self::Tensor,
+        draws: &[(usize, &SampleSpec)],
+    ) -> Result<Vec<SampledToken>, StepError>;
+    /// The elements of `x`, row-major, on the host.
+    ///
+    /// # Errors
+    /// As [`Backend::copy_blocks`].
+    fn to_host(&mut self, x: &Self::Tensor) -> Result<Vec<f32>, StepError>;
+}

@@ -1,0 +1,36 @@
+//! What the operator decides about the engine: which model, how much memory, how many threads.
+//!
+//! Plain values, resolved by the caller: no environment, no files, no `Default`.
+
+use std::path::PathBuf;
+
+/// Where the weights come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelSource {
+    /// The small GPT-OSS inside the binary ([`crate::tiny`]).
+    Tiny,
+    /// A folder in the published Hugging Face layout.
+    Folder(PathBuf),
+}
+
+/// How large the KV cache is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvCacheSize {
+    /// As many whole blocks as fit in this many bytes.
+    Bytes(u64),
+    /// Exactly this many blocks.
+    Blocks(usize),
+}
+
+/// Settings of the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Threads that compute, the caller's included; 0 takes every core available to the process.
+    pub threads: usize,
+    /// Tokens per KV block: 8, 16 or 32 (what the accelerators' kernels know).
+    pub block_size: usize,
+    /// Size of the KV cache. Memory is touched only as blocks are first used.
+    pub kv_cache: KvCacheSize,
+    /// Most tokens of a sequence, at most what the model allows; `None` takes what the model allows.
+    pub max_model_len: Option<usize>,
+}

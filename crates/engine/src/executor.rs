@@ -1,0 +1,211 @@
+//! The engine behind the scheduler's seam: plan in, drawn tokens out.
+//!
+//! Owns the order of a step (copies, forward pass, logits, draws) and loading. Knows nothing about requests, text or
+//! time. Invariant: a step that fails has not damaged the engine; the next plan may be run.
+
+use std::path::Path;
+
+use gossamer_scheduler::{BatchPlan, Capacity, ExecuteError, Executor, StepOutput};
+
+use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
+use crate::config::{EngineConfig, ModelSource};
+use crate::error::{LoadError, StepError};
+use crate::info::EngineInfo;
+use crate::kv_cache::KvShape;
+use crate::model::{ARCHITECTURE, GptOss, Loader, ModelConfig, Totals, parse_stop_token_ids};
+use crate::step::{Step, copies_by_group};
+use crate::weights::{Checkpoint, read_to_string};
+
+/// Rows of logits held at a time (0.8 MB each at GPT-OSS's vocabulary).
+const MAX_LOGIT_ROWS: usize = 64;
+
+/// Loads models.
+pub struct Engine;
+
+impl Engine {
+    /// Loads a model onto the CPU.
+    ///
+    /// # Errors
+    /// Every [`LoadError`]; the architecture is checked before any weight is opened.
+    pub fn load(source: &ModelSource, config: &EngineConfig) -> Result<EngineExecutor, LoadError> {
+        match source {
+            ModelSource::Tiny => {
+                let model = crate::tiny();
+                let weights =
+                    || Checkpoint::from_bytes("the embedded model.safetensors", model.weights()?);
+                load(
+                    "gossamer-tiny",
+                    model.config,
+                    model.generation_config,
+                    weights,
+                    config,
+                )
+            }
+            ModelSource::Folder(dir) => {
+                let model = read_to_string(&dir.join("config.json"))?;
+                let generation = read_to_string(&dir.join("generation_config.json"))?;
+                load(
+                    &folder_name(dir),
+                    &model,
+                    &generation,
+                    || Checkpoint::open(dir),
+                    config,
+                )
+            }
+        }
+    }
+}
+
+fn folder_name(dir: &Path) -> String {
+    let absolute = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    absolute.file_name().map_or_else(
+        || "model".to_owned(),
+        |name| name.to_string_lossy().into_owned(),
+    )
+}
+
+fn load(
+    name: &str,
+    model: &str,
+    generation: &str,
+    weights: impl FnOnce() -> Result<Checkpoint, LoadError>,
+    engine: &EngineConfig,
+) -> Result<EngineExecutor, LoadError> {
+    let model = ModelConfig::parse(model)?;
+    let stop_token_ids = parse_stop_token_ids(generation, model.vocab_size)?;
+    let max_model_len = match engine.max_model_len {
+        None => model.max_position_embeddings,
+        Some(len) if (1..=model.max_position_embeddings).contains(&len) => len,
+        Some(len) => {
+            return Err(LoadError::Setting {
+                setting: "max_model_len",
+                message: format!(
+                    "{len} is not between 1 and the model's {}",
+                    model.max_position_embeddings
+                ),
+            });
+        }
+    };
+    let kv = KvShape::new(&model, engine)?;
+    let checkpoint = weights()?;
+    let mut backend = Cpu::new(&model, engine.threads)?;
+    let mut totals = Totals::default();
+    let model = GptOss::load(
+        model,
+        &mut Loader::new(&checkpoint, &mut totals),
+        &mut backend,
+    )?;
+    backend.allocate_kv_cache(&kv)?;
+    let info = EngineInfo {
+        name: name.to_owned(),
+        architecture: ARCHITECTURE,
+        num_layers: model.config().num_layers(),
+        num_parameters: totals.parameters,
+        weight_bytes: totals.bytes,
+        max_model_len,
+        vocab_size: model.config().vocab_size,
+        stop_token_ids,
+        kernels: backend.isa().name(),
+        num_threads: backend.num_threads(),
+        kv_cache_bytes: kv.total_bytes() as u64,
+    };
+    let runner = Runner {
+        capacity: kv.capacity(max_model_len),
+        model,
+        backend,
+    };
+    Ok(EngineExecutor { runner, info })
+}
+
+/// A loaded model: what the scheduler steps.
+pub struct EngineExecutor {
+    runner: Runner<Cpu>,
+    info: EngineInfo,
+}
+
+impl EngineExecutor {
+    /// What was loaded, on what.
+    pub fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    /// The raw logits after the last row of each slice that samples, `[slices, vocab_size]`, row-major; the KV cache is
+    /// written as by [`Executor::execute`]. For parity tests and tools.
+    ///
+    /// # Errors
+    /// The plan is invalid.
+    pub fn logits(&mut self, plan: &BatchPlan) -> Result<Vec<f32>, StepError> {
+        self.runner.logits(plan)
+    }
+}
+
+impl Executor for EngineExecutor {
+    fn capacity(&self) -> Capacity {
+        self.runner.capacity.clone()
+    }
+
+    fn execute(&mut self, plan: &BatchPlan) -> Result<StepOutput, ExecuteError> {
+        Ok(self.runner.execute(plan)?)
+    }
+}
+
+/// A model on its device.
+struct Runner<B: Backend> {
+    capacity: Capacity,
+    model: GptOss<B>,
+    backend: B,
+}
+
+impl<B: Backend> Runner<B> {
+    fn execute(&mut self, plan: &BatchPlan) -> Result<StepOutput, StepError> {
+        let Some((step, x)) = self.forward(plan)? else {
+            return Ok(StepOutput::default());
+        };
+        let mut output = StepOutput::default();
+        let mut draws = step.draws.as_slice();
+        for (chunk, rows) in step.sampled_rows.chunks(MAX_LOGIT_ROWS).enumerate() {
+            let logits = self.model.logits(&x, rows, &mut self.backend)?;
+            let first = chunk * MAX_LOGIT_ROWS;
+            let own = draws.partition_point(|(row, _)| *row < first + rows.len());
+            let (here, later) = draws.split_at(own);
+            draws = later;
+            let here: Vec<_> = here
+                .iter()
+                .map(|(row, spec)| (row - first, *spec))
+                .collect();
+            output.samples.extend(self.backend.sample(&logits, &here)?);
+        }
+        Ok(output)
+    }
+
+    fn logits(&mut self, plan: &BatchPlan) -> Result<Vec<f32>, StepError> {
+        let Some((step, x)) = self.forward(plan)? else {
+            return Ok(Vec::new());
+        };
+        let mut all = Vec::new();
+        for rows in step.sampled_rows.chunks(MAX_LOGIT_ROWS) {
+            let logits = self.model.logits(&x, rows, &mut self.backend)?;
+            all.extend(self.backend.to_host(&logits)?);
+        }
+        Ok(all)
+    }
+
+    /// Copies and layers; `None` for a plan without tokens.
+    fn forward<'p>(
+        &mut self,
+        plan: &'p BatchPlan,
+    ) -> Result<Option<(Step<'p>, B::Tensor)>, StepError> {
+        let step = Step::new(plan, &self.capacity, self.model.config().vocab_size)?;
+        for (group, copies) in copies_by_group(plan, &self.capacity)?.iter().enumerate() {
+            if !copies.is_empty() {
+                self.backend.copy_blocks(group, copies)?;
+            }
+        }
+        if step.tokens.is_empty() {
+            return Ok(None);
+        }
+        let x = self.model.forward(&step, &mut self.backend)?;
+        Ok(Some((step, x)))
+    }
+}

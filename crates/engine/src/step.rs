@@ -1,0 +1,186 @@
+//! A plan as the model sees it: rows, positions, slots, block tables. Host side, free of any device.
+//!
+//! Owns the checks that a plan is consistent with itself and with the capacity, so that no operation below has to.
+//! Invariant: every token id, slot and block of a [`Step`] is in range, and its sequences tile its rows in order.
+
+use std::ops::Range;
+
+use gossamer_scheduler::{BatchPlan, Capacity, SampleSpec, SeqSlice};
+
+use crate::error::StepError;
+
+/// One step.
+pub struct Step<'a> {
+    /// Token id of each row, `[num_rows]`.
+    pub tokens: &'a [u32],
+    /// Position of each row in its sequence, `[num_rows]`.
+    pub positions: Vec<usize>,
+    /// The sequences, tiling the rows.
+    pub sequences: Vec<SeqRows>,
+    /// Where each KV group keeps these rows.
+    pub groups: Vec<GroupStep>,
+    /// Rows whose logits are needed, ascending.
+    pub sampled_rows: Vec<usize>,
+    /// The tokens to draw: index into `sampled_rows`, and how.
+    pub draws: Vec<(usize, &'a SampleSpec)>,
+}
+
+/// The rows of one sequence.
+pub struct SeqRows {
+    /// Its rows.
+    pub rows: Range<usize>,
+    /// Position of the first of them.
+    pub first_position: usize,
+}
+
+/// One KV group's view of a step.
+#[derive(Default)]
+pub struct GroupStep {
+    /// Slot that each row's key and value go to, `[num_rows]`.
+    pub slots: Vec<usize>,
+    blocks: Vec<u32>,
+    tables: Vec<Range<usize>>,
+}
+
+impl GroupStep {
+    /// Block table of sequence `index` of the step.
+    pub fn block_table(&self, index: usize) -> &[u32] {
+        &self.blocks[self.tables[index].clone()]
+    }
+}
+
+impl<'a> Step<'a> {
+    /// Checks `plan` and lays it out.
+    ///
+    /// # Errors
+    /// [`StepError::InvalidPlan`] saying which part of the plan contradicts what.
+    pub fn new(
+        plan: &'a BatchPlan,
+        capacity: &Capacity,
+        vocab_size: usize,
+    ) -> Result<Self, StepError> {
+        if let Some(token) = plan
+            .tokens
+            .iter()
+            .find(|token| **token as usize >= vocab_size)
+        {
+            return invalid(format!("token id {token} of a vocabulary of {vocab_size}"));
+        }
+        let mut step = Self {
+            tokens: &plan.tokens,
+            positions: Vec::with_capacity(plan.tokens.len()),
+            sequences: Vec::with_capacity(plan.slices.len()),
+            groups: Vec::new(),
+            sampled_rows: Vec::new(),
+            draws: Vec::new(),
+        };
+        step.groups
+            .resize_with(capacity.groups.len(), GroupStep::default);
+        for slice in &plan.slices {
+            step.add(slice, capacity)?;
+        }
+        if step.positions.len() != plan.tokens.len() {
+            return invalid(format!(
+                "slices cover {} of {} tokens",
+                step.positions.len(),
+                plan.tokens.len()
+            ));
+        }
+        Ok(step)
+    }
+
+    fn add(&mut self, slice: &'a SeqSlice, capacity: &Capacity) -> Result<(), StepError> {
+        let seq = slice.seq.0;
+        let start = self.positions.len();
+        if slice.query_start != start || slice.query_len == 0 {
+            return invalid(format!(
+                "sequence {seq} has rows {} + {}, expected some from {start} on",
+                slice.query_start, slice.query_len
+            ));
+        }
+        if slice.query_len > slice.context_len || slice.context_len > capacity.max_model_len {
+            return invalid(format!(
+                "sequence {seq} has {} queries in a context of {}, the model's being {}",
+                slice.query_len, slice.context_len, capacity.max_model_len
+            ));
+        }
+        if slice.block_tables.len() != self.groups.len() {
+            return invalid(format!(
+                "sequence {seq} has {} block tables for {} KV groups",
+                slice.block_tables.len(),
+                self.groups.len()
+            ));
+        }
+        let positions = slice.context_len - slice.query_len..slice.context_len;
+        let block_size = capacity.block_size;
+        let tables = self
+            .groups
+            .iter_mut()
+            .zip(&capacity.groups)
+            .zip(&slice.block_tables);
+        for ((group, capacity), table) in tables {
+            if table.len() * block_size < slice.context_len {
+                return invalid(format!(
+                    "sequence {seq} has {} blocks of {block_size} for {} tokens",
+                    table.len(),
+                    slice.context_len
+                ));
+            }
+            if let Some(block) = table
+                .iter()
+                .find(|block| block.0 as usize >= capacity.num_blocks)
+            {
+                return invalid(format!(
+                    "sequence {seq} has block {} of {}",
+                    block.0, capacity.num_blocks
+                ));
+            }
+            let first = group.blocks.len();
+            group.blocks.extend(table.iter().map(|block| block.0));
+            group.tables.push(first..group.blocks.len());
+            group.slots.extend(positions.clone().map(|position| {
+                table[position / block_size].0 as usize * block_size + position % block_size
+            }));
+        }
+        if !slice.samples.is_empty() {
+            let index = self.sampled_rows.len();
+            self.sampled_rows.push(start + slice.query_len - 1);
+            self.draws
+                .extend(slice.samples.iter().map(|spec| (index, spec)));
+        }
+        self.sequences.push(SeqRows {
+            rows: start..start + slice.query_len,
+            first_position: positions.start,
+        });
+        self.positions.extend(positions);
+        Ok(())
+    }
+}
+
+/// Checks the copies of `plan` and returns them by group as (source, destination).
+///
+/// # Errors
+/// [`StepError::InvalidPlan`] for a group or block that does not exist.
+pub fn copies_by_group(
+    plan: &BatchPlan,
+    capacity: &Capacity,
+) -> Result<Vec<Vec<(u32, u32)>>, StepError> {
+    let mut copies = vec![Vec::new(); capacity.groups.len()];
+    for copy in &plan.copies {
+        let Some(group) = capacity.groups.get(copy.group) else {
+            return invalid(format!("copy in KV group {}", copy.group));
+        };
+        if copy.src.0.max(copy.dst.0) as usize >= group.num_blocks {
+            return invalid(format!(
+                "copy of block {} to {} of {}",
+                copy.src.0, copy.dst.0, group.num_blocks
+            ));
+        }
+        copies[copy.group].push((copy.src.0, copy.dst.0));
+    }
+    Ok(copies)
+}
+
+fn invalid<T>(message: String) -> Result<T, StepError> {
+    Err(StepError::InvalidPlan(message))
+}

@@ -1,0 +1,9 @@
+//! The engine over models of random weights: against a slow reference, against itself under other batching, and
+//! against broken folders. One binary, so that linking happens once.
+
+mod batching;
+mod driver;
+mod folder;
+mod loading;
+mod reference;
+mod widths;

@@ -1,0 +1,212 @@
+//! How fast the kernels are on this machine: `cargo run --release -p gossamer-kernels --example bench [isa]`.
+//!
+//! One thread; each line is the best of several runs. GB/s counts the weights once per call, GMAC/s the
+//! multiply-adds of the mathematical product.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use gossamer_kernels::{
+    Bf16Matrix, Bf16Slice, ColumnsMut, HEAD_DIM, Isa, KvCache, KvLayout, Mxfp4Matrix, PagedQueries,
+    argmax, bf16_matmul, collect_at_least, mxfp4_matmul, paged_attention, softmax_in_place,
+    sum_exp,
+};
+
+fn main() {
+    let isas = match std::env::args().nth(1) {
+        Some(name) => vec![Isa::from_name(&name).expect("an instruction set of this machine")],
+        None => vec![Isa::detect()],
+    };
+    for isa in isas {
+        println!("isa {isa}");
+        lm_head(isa, 201_088, 128, &[1, 2, 3, 4, 8, 16, 64]);
+        lm_head(isa, 2880, 2880, &[1, 4, 16, 64]);
+        lm_head(isa, 201_088, 2880, &[1]);
+        experts(isa, 5760, 2880, &[1, 2, 3, 4, 5, 8, 16, 64, 256]);
+        experts(isa, 256, 128, &[1, 4, 16]);
+        attention(isa);
+        sampling(isa);
+    }
+}
+
+/// The shortest of several runs that together take about a third of a second.
+fn best(mut run: impl FnMut()) -> f64 {
+    let mut best = Duration::MAX;
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(300) {
+        let start = Instant::now();
+        run();
+        best = best.min(start.elapsed());
+    }
+    best.as_secs_f64()
+}
+
+/// Numbers without structure, in -1..1.
+fn noise(len: usize) -> Vec<f32> {
+    let mut state = 1u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn bytes(len: usize) -> Vec<u8> {
+    (0..len)
+        .map(|i| (i as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3])
+        .collect()
+}
+
+fn bf16_bits(x: &f32) -> u16 {
+    (x.to_bits() >> 16) as u16
+}
+
+fn report(what: &str, seconds: f64, weight_bytes: usize, macs: usize) {
+    println!(
+        "{what:44} {:10.1} us {:7.2} GB/s {:7.2} GMAC/s",
+        seconds * 1e6,
+        weight_bytes as f64 / seconds / 1e9,
+        macs as f64 / seconds / 1e9
+    );
+}
+
+fn lm_head(isa: Isa, rows: usize, cols: usize, tokens: &[usize]) {
+    // One period of noise repeated: making half a billion numbers one by one would outlast the measurement.
+    let period: Vec<u8> = noise(1 << 20)
+        .iter()
+        .flat_map(|x| bf16_bits(x).to_le_bytes())
+        .collect();
+    let data: Vec<u8> = period
+        .iter()
+        .copied()
+        .cycle()
+        .take(2 * rows * cols)
+        .collect();
+    let weights = Bf16Matrix::new(Bf16Slice::new(&data), rows, cols);
+    for &num_tokens in tokens {
+        let x = noise(num_tokens * cols);
+        let mut out = vec![0.0; num_tokens * rows];
+        let seconds = best(|| {
+            let mut out = ColumnsMut::new(&mut out, num_tokens);
+            bf16_matmul(isa, black_box(&x), weights, 0..rows, None, &mut out);
+        });
+        report(
+            &format!("bf16 {rows}x{cols} T={num_tokens}"),
+            seconds,
+            data.len(),
+            num_tokens * rows * cols,
+        );
+    }
+}
+
+fn experts(isa: Isa, rows: usize, cols: usize, tokens: &[usize]) {
+    // Eight experts in turn, so that the weights come from memory at the published size.
+    const NUM_EXPERTS: usize = 8;
+    let blocks = bytes(NUM_EXPERTS * rows * cols / 2);
+    let scales: Vec<u8> = bytes(NUM_EXPERTS * rows * cols / 32)
+        .iter()
+        .map(|byte| 120 + byte % 8)
+        .collect();
+    let experts: Vec<_> = blocks
+        .chunks_exact(rows * cols / 2)
+        .zip(scales.chunks_exact(rows * cols / 32))
+        .map(|(blocks, scales)| Mxfp4Matrix::new(blocks, scales, rows, cols))
+        .collect();
+    for &num_tokens in tokens {
+        let x = noise(num_tokens * cols);
+        let mut out = vec![0.0; num_tokens * rows];
+        let mut turn = 0;
+        let seconds = best(|| {
+            let mut out = ColumnsMut::new(&mut out, num_tokens);
+            turn = (turn + 1) % NUM_EXPERTS;
+            mxfp4_matmul(isa, black_box(&x), experts[turn], 0..rows, None, &mut out);
+        });
+        report(
+            &format!("mxfp4 {rows}x{cols} T={num_tokens}"),
+            seconds,
+            rows * cols / 2 + rows * cols / 32,
+            num_tokens * rows * cols,
+        );
+    }
+}
+
+fn attention(isa: Isa) {
+    let (num_heads, layout) = (
+        64,
+        KvLayout {
+            num_kv_heads: 8,
+            block_size: 16,
+        },
+    );
+    for (context, num_queries) in [(128, 1), (4096, 1), (1024, 64)] {
+        let num_blocks = context / layout.block_size;
+        let keys: Vec<u16> = noise(num_blocks * layout.block_len())
+            .iter()
+            .map(bf16_bits)
+            .collect();
+        let values = keys.clone();
+        let block_table: Vec<u32> = (0..num_blocks as u32).rev().collect();
+        let q = noise(num_queries * num_heads * HEAD_DIM);
+        let sinks = noise(num_heads);
+        let queries = PagedQueries {
+            q: &q,
+            sinks: &sinks,
+            first_position: context - num_queries,
+            window: None,
+            block_table: &block_table,
+            scale: 0.125,
+        };
+        let cache = KvCache {
+            keys: &keys,
+            values: &values,
+            layout,
+        };
+        let mut out = vec![0.0; q.len()];
+        let seconds = best(|| {
+            let mut out = ColumnsMut::new(&mut out, num_queries);
+            paged_attention(
+                isa,
+                black_box(cache),
+                queries,
+                0..layout.num_kv_heads,
+                &mut out,
+            );
+        });
+        report(
+            &format!("attention 64/8 heads context={context} Q={num_queries}"),
+            seconds,
+            4 * keys.len(),
+            2 * num_queries * num_heads * HEAD_DIM * (context - num_queries / 2),
+        );
+    }
+}
+
+fn sampling(isa: Isa) {
+    let logits = noise(201_088);
+    let mut probabilities = logits.clone();
+    let mut indices = Vec::new();
+    let seconds = best(|| {
+        black_box(argmax(isa, black_box(&logits)));
+    });
+    println!("argmax of 201088 {:38.1} us", seconds * 1e6);
+    let seconds = best(|| {
+        black_box(sum_exp(isa, black_box(&logits), 1.0, 1.0));
+    });
+    println!("sum_exp of 201088 {:37.1} us", seconds * 1e6);
+    let seconds = best(|| {
+        probabilities.copy_from_slice(&logits);
+        softmax_in_place(isa, black_box(&mut probabilities), 1.0);
+    });
+    println!(
+        "copy + softmax_in_place of 201088 {:21.1} us",
+        seconds * 1e6
+    );
+    let seconds = best(|| {
+        indices.clear();
+        collect_at_least(isa, black_box(&logits), 0.999, &mut indices);
+    });
+    println!(
+        "collect_at_least of 201088 (0.05% kept) {:15.1} us",
+        seconds * 1e6
+    );
+}

@@ -1,0 +1,456 @@
+//! `y = x Wᵀ + bias`: the tiling shared by both weight formats, and bf16 weights.
+//!
+//! Each output is one dot product, kept in one vector accumulator that takes the columns eight at a time
+//! in ascending order, its lanes added at the end by `Vector::sum4`. Nothing else about an output depends
+//! on where it lies, so tiles may have any shape: that is how batch invariance holds here.
+//!
+//! ```text
+//! few tokens (one tile wide)         many tokens
+//!   for R rows at a time:              for ROWS rows, for COLS columns: (weights stay in L1)
+//!     for all columns:                   for N tokens, for R rows of them:
+//!       R x N accumulators                 R x N accumulators, parked in `sums` between column chunks
+//! ```
+//! With few tokens a weight is used once or a few times: read it in order, at the speed of memory. With many
+//! it is used from cache, and R x N = 3 x 4 accumulators keep two FMA units busy with 7 loads per 12 FMAs.
+//! More than one accumulator per output would be faster alone, but a 3 x 4 tile has no registers for them.
+
+#![allow(
+    clippy::needless_range_loop,
+    reason = "register tiles are indexed by token and row, in several arrays at once"
+)]
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use crate::vector::{LANES, Vector};
+use crate::{Bf16Matrix, Bf16Slice, ColumnsMut, Isa};
+
+/// Tokens in the widest register tile; up to this many, weights are read straight through.
+pub(crate) const TILE_TOKENS: usize = 4;
+/// Rows of a cache tile: a multiple of every tile height up to 4.
+const ROWS: usize = 12;
+/// Tokens of a cache tile.
+const TOKENS: usize = 64;
+/// Columns of a cache tile: 12 rows of decoded MXFP4 take 12 KiB of L1. A multiple of 32.
+const COLS: usize = 256;
+
+/// `out[t, j] = bias[rows.start + j] + sum over k of x[t, k] * weights[rows.start + j, k]`.
+///
+/// `x` is `[num_tokens, weights.cols()]`, `out` `[num_tokens, rows.len()]`, `bias` (if any)
+/// `[weights.rows()]`.
+///
+/// # Panics
+/// If a shape does not fit.
+pub fn bf16_matmul(
+    isa: Isa,
+    x: &[f32],
+    weights: Bf16Matrix<'_>,
+    rows: Range<usize>,
+    bias: Option<Bf16Slice<'_>>,
+    out: &mut ColumnsMut<'_>,
+) {
+    check_shapes(x, weights.rows(), weights.cols(), &rows, bias, out);
+    let job = Job {
+        x,
+        cols: weights.cols(),
+        first_row: rows.start,
+        bias,
+    };
+    // SAFETY: the shapes are checked, and a `Bf16Matrix` holds all its rows.
+    unsafe { bf16(isa, weights, &job, out) }
+}
+
+dispatch! { fn bf16 = bf16_generic(weights: Bf16Matrix<'_>, job: &Job<'_>, out: &mut ColumnsMut<'_>) }
+
+#[inline(always)]
+unsafe fn bf16_generic<V: Vector>(
+    weights: Bf16Matrix<'_>,
+    job: &Job<'_>,
+    out: &mut ColumnsMut<'_>,
+) {
+    let stride = 2 * weights.cols();
+    let first = weights.as_ptr().wrapping_add(job.first_row * stride);
+    let rows = Bf16Rows { first, stride };
+    // SAFETY: `rows` covers the rows and columns of the job, in both branches.
+    unsafe {
+        if out.num_rows() <= TILE_TOKENS {
+            straight::<V, _>(rows, job, out);
+        } else {
+            tiled::<V, _>(rows, job, out);
+        }
+    }
+}
+
+/// The contract shared by both matrix multiplications.
+pub(crate) fn check_shapes(
+    x: &[f32],
+    weight_rows: usize,
+    cols: usize,
+    rows: &Range<usize>,
+    bias: Option<Bf16Slice<'_>>,
+    out: &ColumnsMut<'_>,
+) {
+    assert!(
+        rows.start <= rows.end && rows.end <= weight_rows,
+        "rows {rows:?} of {weight_rows}"
+    );
+    assert_eq!(x.len(), out.num_rows() * cols, "x is [num_tokens, {cols}]");
+    assert_eq!(out.width(), rows.len(), "one output column per weight row");
+    assert!(
+        bias.is_none_or(|bias| bias.len() == weight_rows),
+        "one bias per weight row"
+    );
+}
+
+/// What a multiplication reads besides the weights.
+pub(crate) struct Job<'a> {
+    /// `[num_tokens, cols]`.
+    pub x: &'a [f32],
+    pub cols: usize,
+    /// The weight row of output column 0.
+    pub first_row: usize,
+    /// `[weight rows]`.
+    pub bias: Option<Bf16Slice<'a>>,
+}
+
+/// Weights that can be read one cache tile after the other.
+pub(crate) trait Tiles {
+    type Tile: Rows;
+
+    /// The part that starts at `(row, col)` (row 0 is output column 0), addressed from 0.
+    unsafe fn tile<V: Vector>(
+        &mut self,
+        row: usize,
+        height: usize,
+        col: usize,
+        width: usize,
+    ) -> Self::Tile;
+}
+
+/// Rows of weights that can be read eight columns at a time.
+pub(crate) trait Rows: Copy {
+    unsafe fn load<V: Vector>(self, row: usize, col: usize) -> V;
+    /// `len < LANES` columns, then zeros.
+    unsafe fn load_partial<V: Vector>(self, row: usize, col: usize, len: usize) -> V;
+}
+
+#[derive(Clone, Copy)]
+struct Bf16Rows {
+    first: *const u8,
+    /// In bytes.
+    stride: usize,
+}
+
+impl Bf16Rows {
+    #[inline(always)]
+    fn at(self, row: usize, col: usize) -> *const u8 {
+        self.first.wrapping_add(row * self.stride + 2 * col)
+    }
+}
+
+impl Tiles for Bf16Rows {
+    type Tile = Bf16Rows;
+
+    #[inline(always)]
+    unsafe fn tile<V: Vector>(&mut self, row: usize, _: usize, col: usize, _: usize) -> Bf16Rows {
+        Bf16Rows {
+            first: self.at(row, col),
+            ..*self
+        }
+    }
+}
+
+impl Rows for Bf16Rows {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(self, row: usize, col: usize) -> V {
+        // SAFETY: the caller asks for rows and columns that exist.
+        unsafe { V::load_bf16(self.at(row, col)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_partial<V: Vector>(self, row: usize, col: usize, len: usize) -> V {
+        // SAFETY: the caller asks for rows and columns that exist.
+        unsafe { V::load_bf16_partial(self.at(row, col), len) }
+    }
+}
+
+/// Decoded weights, `[_, COLS]`.
+#[derive(Clone, Copy)]
+pub(crate) struct F32Rows {
+    first: *const f32,
+}
+
+impl Rows for F32Rows {
+    #[inline(always)]
+    unsafe fn load<V: Vector>(self, row: usize, col: usize) -> V {
+        // SAFETY: the caller asks for rows and columns that exist.
+        unsafe { V::load(self.first.add(row * COLS + col)) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_partial<V: Vector>(self, row: usize, col: usize, len: usize) -> V {
+        // SAFETY: the caller asks for rows and columns that exist.
+        unsafe { V::load_partial(self.first.add(row * COLS + col), len) }
+    }
+}
+
+/// Room for one cache tile of decoded weights.
+pub(crate) struct Decoded([f32; ROWS * COLS]);
+
+impl Decoded {
+    pub(crate) fn new() -> Self {
+        Decoded([0.0; ROWS * COLS])
+    }
+
+    /// Where the columns of `row` go.
+    #[inline(always)]
+    pub(crate) fn row_mut(&mut self, row: usize) -> &mut [f32; COLS] {
+        let row = self.0[row * COLS..].first_chunk_mut();
+        row.expect("a cache tile has ROWS rows of COLS columns")
+    }
+
+    #[inline(always)]
+    pub(crate) fn rows(&self) -> F32Rows {
+        F32Rows {
+            first: self.0.as_ptr(),
+        }
+    }
+}
+
+/// The accumulators of a register tile: `N` tokens by `R` rows.
+type Tile<V, const R: usize, const N: usize> = [[V; R]; N];
+
+#[inline(always)]
+unsafe fn zeros<V: Vector, const R: usize, const N: usize>() -> Tile<V, R, N> {
+    // SAFETY: no pointers; the caller vouches for the instruction set.
+    unsafe { [[V::splat(0.0); R]; N] }
+}
+
+/// Adds `cols` columns of `R` rows times those of `N` tokens to their accumulators.
+///
+/// `x` points at the first of these columns in the first of these tokens.
+#[inline(always)]
+unsafe fn accumulate<V: Vector, W: Rows, const R: usize, const N: usize>(
+    mut sums: Tile<V, R, N>,
+    weights: W,
+    row: usize,
+    x: *const f32,
+    x_stride: usize,
+    cols: usize,
+) -> Tile<V, R, N> {
+    // SAFETY: the caller vouches for the rows, tokens and columns.
+    unsafe {
+        let whole = cols / LANES * LANES;
+        let mut col = 0;
+        while col < whole {
+            let mut w = [V::splat(0.0); R];
+            for r in 0..R {
+                w[r] = weights.load(row + r, col);
+            }
+            for n in 0..N {
+                let x = V::load(x.add(n * x_stride + col));
+                for r in 0..R {
+                    sums[n][r] = w[r].mul_add(x, sums[n][r]);
+                }
+            }
+            col += LANES;
+        }
+        if whole < cols {
+            for n in 0..N {
+                let x = V::load_partial(x.add(n * x_stride + whole), cols - whole);
+                for r in 0..R {
+                    let w: V = weights.load_partial(row + r, whole, cols - whole);
+                    sums[n][r] = w.mul_add(x, sums[n][r]);
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// Adds up the lanes of finished accumulators, and writes them with their bias.
+#[inline(always)]
+pub(crate) unsafe fn finish<V: Vector, const R: usize, const N: usize>(
+    sums: Tile<V, R, N>,
+    job: &Job<'_>,
+    out: &mut ColumnsMut<'_>,
+    token: usize,
+    column: usize,
+) {
+    for n in 0..N {
+        for start in (0..R).step_by(4) {
+            // SAFETY: no pointers; the caller vouches for the instruction set.
+            let values = unsafe {
+                let mut four = [V::splat(0.0); 4];
+                for (r, sum) in four.iter_mut().enumerate() {
+                    if start + r < R {
+                        *sum = sums[n][start + r];
+                    }
+                }
+                V::sum4(four)
+            };
+            let row = &mut out.row(token + n)[column + start..];
+            for (r, (y, value)) in row.iter_mut().zip(values).take(R - start).enumerate() {
+                let row = job.first_row + column + start + r;
+                *y = value + job.bias.map_or(0.0, |bias| bias.get(row));
+            }
+        }
+    }
+}
+
+/// At most `TILE_TOKENS` tokens: every weight is read once, in order.
+///
+/// # Safety
+/// `weights` must have `out.width()` rows of `job.cols` columns.
+#[inline(always)]
+unsafe fn straight<V: Vector, W: Rows>(weights: W, job: &Job<'_>, out: &mut ColumnsMut<'_>) {
+    // SAFETY: the caller's contract is that of the callees.
+    unsafe {
+        match out.num_rows() {
+            1 => straight_tiles::<V, W, 8, 1>(weights, job, out),
+            2 => straight_tiles::<V, W, 4, 2>(weights, job, out),
+            3 => straight_tiles::<V, W, 4, 3>(weights, job, out),
+            _ => straight_tiles::<V, W, 3, 4>(weights, job, out),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn straight_tiles<V: Vector, W: Rows, const R: usize, const N: usize>(
+    weights: W,
+    job: &Job<'_>,
+    out: &mut ColumnsMut<'_>,
+) {
+    let (x, cols, num_rows) = (job.x.as_ptr(), job.cols, out.width());
+    let mut row = 0;
+    // SAFETY: the caller's contract; there are N tokens.
+    unsafe {
+        while row + R <= num_rows {
+            let sums = accumulate::<V, W, R, N>(zeros(), weights, row, x, cols, cols);
+            finish(sums, job, out, 0, row);
+            row += R;
+        }
+        while row < num_rows {
+            let sums = accumulate::<V, W, 1, N>(zeros(), weights, row, x, cols, cols);
+            finish(sums, job, out, 0, row);
+            row += 1;
+        }
+    }
+}
+
+/// Many tokens: cache tiles of weights, each used by all tokens of a cache tile before the next.
+///
+/// # Safety
+/// `weights` must be able to give any rows below `out.width()` and columns below `job.cols`.
+#[inline(always)]
+pub(crate) unsafe fn tiled<V: Vector, W: Tiles>(
+    mut weights: W,
+    job: &Job<'_>,
+    out: &mut ColumnsMut<'_>,
+) {
+    let (num_tokens, num_rows) = (out.num_rows(), out.width());
+    let mut sums = [const { MaybeUninit::<V>::uninit() }; ROWS * TOKENS];
+    for token in (0..num_tokens).step_by(TOKENS) {
+        for row in (0..num_rows).step_by(ROWS) {
+            let height = ROWS.min(num_rows - row);
+            for col in (0..job.cols).step_by(COLS) {
+                let width = COLS.min(job.cols - col);
+                // SAFETY: the rows and columns exist.
+                let weights = unsafe { weights.tile::<V>(row, height, col, width) };
+                let end = num_tokens.min(token + TOKENS);
+                let mut tile = CacheTile {
+                    weights,
+                    row,
+                    height,
+                    col,
+                    width,
+                    sums: &mut sums,
+                };
+                let mut first = token;
+                // SAFETY: the tile's rows, tokens and columns exist; columns come in order.
+                unsafe {
+                    while first + 4 <= end {
+                        tile.tokens::<3, 4>(job, out, first, first - token);
+                        first += 4;
+                    }
+                    match end - first {
+                        1 => tile.tokens::<4, 1>(job, out, first, first - token),
+                        2 => tile.tokens::<4, 2>(job, out, first, first - token),
+                        3 => tile.tokens::<4, 3>(job, out, first, first - token),
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `height` rows by `width` columns of weights, and the accumulators of a tile of tokens on these rows.
+struct CacheTile<'s, V, W> {
+    weights: W,
+    row: usize,
+    height: usize,
+    col: usize,
+    width: usize,
+    sums: &'s mut [MaybeUninit<V>; ROWS * TOKENS],
+}
+
+impl<V: Vector, W: Rows> CacheTile<'_, V, W> {
+    /// Multiplies `N` tokens, starting with `token`, the `index`-th of this cache tile.
+    #[inline(always)]
+    unsafe fn tokens<const R: usize, const N: usize>(
+        &mut self,
+        job: &Job<'_>,
+        out: &mut ColumnsMut<'_>,
+        token: usize,
+        index: usize,
+    ) {
+        let mut row = 0;
+        // SAFETY: the caller's contract.
+        unsafe {
+            while row + R <= self.height {
+                self.step::<R, N>(job, out, token, index, row);
+                row += R;
+            }
+            while row < self.height {
+                self.step::<1, N>(job, out, token, index, row);
+                row += 1;
+            }
+        }
+    }
+
+    /// One register tile: continue where the columns before left off, and finish or park it.
+    #[inline(always)]
+    unsafe fn step<const R: usize, const N: usize>(
+        &mut self,
+        job: &Job<'_>,
+        out: &mut ColumnsMut<'_>,
+        token: usize,
+        index: usize,
+        row: usize,
+    ) {
+        // SAFETY: the caller's contract; the accumulators of this tile were parked by the columns before,
+        // which cover exactly the same rows and tokens in the same tiles.
+        unsafe {
+            let mut sums = zeros::<V, R, N>();
+            if self.col > 0 {
+                for n in 0..N {
+                    for r in 0..R {
+                        sums[n][r] = self.sums[(index + n) * ROWS + row + r].assume_init();
+                    }
+                }
+            }
+            let x = job.x.as_ptr().add(token * job.cols + self.col);
+            let sums = accumulate(sums, self.weights, row, x, job.cols, self.width);
+            if self.col + self.width == job.cols {
+                finish(sums, job, out, token, self.row + row);
+            } else {
+                for n in 0..N {
+                    for r in 0..R {
+                        self.sums[(index + n) * ROWS + row + r].write(sums[n][r]);
+                    }
+                }
+            }
+        }
+    }
+}
