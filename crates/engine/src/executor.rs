@@ -89,7 +89,7 @@ fn load(
     };
     let kv = KvShape::new(&model, engine)?;
     let checkpoint = weights()?;
-    let mut backend = Cpu::new(&model, engine.threads)?;
+    let mut backend = Cpu::new(&model, engine.threads, engine.kernels.as_deref())?;
     let mut totals = Totals::default();
     let model = GptOss::load(
         model,

@@ -3,8 +3,12 @@
 //! Knows every crate and does no work of theirs.
 //! Invariant: it exits 0 only after a clean stop, 2 on a mistake of the caller, 1 on anything else.
 
+mod banner;
 mod cli;
 mod config;
+mod logging;
+mod memory;
+mod serve;
 
 use std::process::ExitCode;
 
@@ -14,8 +18,34 @@ const EXIT_USAGE: u8 = 2;
 fn main() -> ExitCode {
     let matches = cli::command().get_matches();
     match matches.subcommand() {
+        Some(("serve", matches)) => serve(matches),
         Some(("config", matches)) => print_config(matches),
-        _ => ExitCode::SUCCESS,
+        // clap lets nothing else through.
+        _ => print_openapi(),
+    }
+}
+
+fn serve(matches: &clap::ArgMatches) -> ExitCode {
+    let config = match gather(matches) {
+        Ok((_, config)) => config,
+        Err(code) => return code,
+    };
+    match serve::serve(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gossamer: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print_openapi() -> ExitCode {
+    match gossamer_api::openapi().to_pretty_json() {
+        Ok(document) => print(&(document + "\n")),
+        Err(error) => {
+            eprintln!("gossamer: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 

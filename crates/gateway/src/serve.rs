@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gossamer_api::{ApiConfig, AppState, PromptDate, ServerInfo};
+use gossamer_api::{ApiConfig, AppState, PromptDate, ServerConfig, ServerInfo};
 use gossamer_engine::{Engine, EngineConfig, EngineInfo, KvCacheSize, LoadError, ModelSource};
 use gossamer_metrics::Metrics;
 use gossamer_scheduler::{
@@ -29,7 +29,7 @@ const WATCH: Duration = Duration::from_secs(1);
 /// How long the first token may take.
 const WARM_UP: Duration = Duration::from_secs(600);
 /// How long answers may take to reach their clients once the last token is drawn.
-pub const FLUSH: Duration = Duration::from_secs(2);
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// Why the server did not start, or did not stop as asked.
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +167,19 @@ fn api_config(config: &Config) -> ApiConfig {
     }
 }
 
+fn server_config(config: &Config) -> ServerConfig {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    ServerConfig {
+        workers: config.server.workers.unwrap_or((cores / 2).clamp(1, 4)),
+        max_connections: config.server.max_connections,
+        keep_alive: config.server.keep_alive,
+        request_timeout: config.server.request_timeout,
+        disconnect_timeout: FLUSH,
+        // The scheduler has ended every answer by then.
+        shutdown_timeout: FLUSH,
+    }
+}
+
 fn server_info(config: &Config, engine: &EngineInfo) -> ServerInfo {
     ServerInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -217,7 +230,7 @@ async fn run(
     worker: Worker,
     mut signals: Signals,
 ) -> Result<(), ServeError> {
-    let server = gossamer_api::serve(listener, state, http_config(config))?;
+    let server = gossamer_api::serve(listener, &server_config(config), state)?;
     let http = server.handle();
     let mut server = tokio::spawn(server);
     let mut worker = watch_worker(worker);

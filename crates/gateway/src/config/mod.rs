@@ -83,6 +83,10 @@ pub struct Server {
     /// `None`: from the machine.
     pub workers: Option<usize>,
     pub max_body_bytes: usize,
+    /// Of each worker.
+    pub max_connections: usize,
+    /// How long a head may take to arrive.
+    pub request_timeout: Duration,
     /// How long a body may take to arrive.
     pub body_timeout: Duration,
     pub keep_alive: Duration,
@@ -152,6 +156,8 @@ impl Config {
                 port: get.number("server.port") as u16,
                 workers: get.optional("server.workers"),
                 max_body_bytes: get.number("server.max_body_bytes"),
+                max_connections: get.number("server.max_connections"),
+                request_timeout: get.duration("server.request_timeout_ms"),
                 body_timeout: get.duration("server.body_timeout_ms"),
                 keep_alive: get.duration("server.keep_alive_ms"),
                 shutdown_timeout: get.duration("server.shutdown_timeout_ms"),
