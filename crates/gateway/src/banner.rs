@@ -20,8 +20,17 @@ pub fn banner(
     max_sequence_len: usize,
     address: SocketAddr,
 ) -> String {
-    let blocks = capacity.groups.iter().map(|group| group.num_blocks).min().unwrap_or(0);
-    let chosen = if config.engine.kv_cache_bytes.is_none() { " (auto)" } else { "" };
+    let blocks = capacity
+        .groups
+        .iter()
+        .map(|group| group.num_blocks)
+        .min()
+        .unwrap_or(0);
+    let chosen = if config.engine.kv_cache_bytes.is_none() {
+        " (auto)"
+    } else {
+        ""
+    };
     let aliases = match config.model.aliases.as_slice() {
         [] => String::new(),
         aliases => format!(", also called {}", aliases.join(", ")),
@@ -38,12 +47,28 @@ pub fn banner(
                 mib(info.weight_bytes)
             ),
         ),
-        ("compute", format!("CPU, {} kernels, {} threads", info.kernels, info.num_threads)),
+        (
+            "compute",
+            format!(
+                "CPU, {} kernels, {} threads",
+                info.kernels, info.num_threads
+            ),
+        ),
         (
             "KV cache",
-            format!("{}{chosen}: {blocks} blocks of {} tokens", mib(info.kv_cache_bytes), capacity.block_size),
+            format!(
+                "{}{chosen}: {blocks} blocks of {} tokens",
+                mib(info.kv_cache_bytes),
+                capacity.block_size
+            ),
         ),
-        ("", format!("holds {}", holds(capacity.block_size, blocks, max_sequence_len))),
+        (
+            "",
+            format!(
+                "holds {}",
+                holds(capacity.block_size, blocks, max_sequence_len)
+            ),
+        ),
         (
             "limits",
             format!(
@@ -54,7 +79,11 @@ pub fn banner(
             ),
         ),
         ("address", format!("http://{address}")),
-        ("", "/v1/chat/completions  /v1/completions  /v1/models  /health  /ready  /metrics  /info".to_owned()),
+        (
+            "",
+            "/v1/chat/completions  /v1/completions  /v1/models  /health  /ready  /metrics  /info"
+                .to_owned(),
+        ),
     ];
     let environment = config.environment.name();
     let mut out = format!("Gossamer {} ({environment})\n", env!("CARGO_PKG_VERSION"));
@@ -66,7 +95,10 @@ pub fn banner(
 
 /// "32 sequences of 1024 tokens, 4 sequences of 8192 tokens": how many whole sequences of a length the blocks hold.
 fn holds(block_size: usize, blocks: usize, longest: usize) -> String {
-    let lengths = LENGTHS.into_iter().filter(|length| *length < longest).chain([longest]);
+    let lengths = LENGTHS
+        .into_iter()
+        .filter(|length| *length < longest)
+        .chain([longest]);
     let parts: Vec<String> = lengths
         .map(|length| {
             let count = blocks / length.div_ceil(block_size).max(1);
@@ -107,7 +139,10 @@ mod tests {
             "16 sequences of 1024 tokens, 2 sequences of 8192 tokens, 0 sequences of 131072 tokens"
         );
         assert_eq!(holds(16, 10, 160), "1 sequence of 160 tokens");
-        assert_eq!(holds(16, 128, 2000), "2 sequences of 1024 tokens, 1 sequence of 2000 tokens");
+        assert_eq!(
+            holds(16, 128, 2000),
+            "2 sequences of 1024 tokens, 1 sequence of 2000 tokens"
+        );
     }
 
     #[test]

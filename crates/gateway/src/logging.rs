@@ -14,8 +14,14 @@ use crate::config::Log;
 pub fn init(log: &Log) {
     let level = LevelFilter::from_level(log.level);
     // Libraries below us speak at warn unless everything is wanted.
-    let others = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::WARN) };
-    let filter = Targets::new().with_target("gossamer", level).with_default(others);
+    let others = if level == LevelFilter::TRACE {
+        level
+    } else {
+        level.min(LevelFilter::WARN)
+    };
+    let filter = Targets::new()
+        .with_target("gossamer", level)
+        .with_default(others);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
     // An error means that somebody has set a subscriber before; then theirs stays.

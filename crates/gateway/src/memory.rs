@@ -31,7 +31,11 @@ fn share(available: u64, weight_bytes: u64) -> u64 {
 pub fn weight_bytes(folder: &Path) -> u64 {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     files
-        .filter(|file| file.path().extension().is_some_and(|extension| extension == "safetensors"))
+        .filter(|file| {
+            file.path()
+                .extension()
+                .is_some_and(|extension| extension == "safetensors")
+        })
         // Through symbolic links: downloads often consist of them.
         .filter_map(|file| std::fs::metadata(file.path()).ok())
         .map(|metadata| metadata.len())
@@ -40,17 +44,26 @@ pub fn weight_bytes(folder: &Path) -> u64 {
 
 /// Memory that can be had without swapping: the machine's, or what the control group leaves.
 fn available() -> Option<u64> {
-    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| parse_meminfo(&text));
+    let machine = std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| parse_meminfo(&text));
     let read = |name: &str| -> Option<u64> {
-        std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(name)).ok()?.trim().parse().ok()
+        std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(name))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
     };
     // `memory.max` is the word "max" without a limit, and then no number.
-    let group = read("memory.max").map(|max| max.saturating_sub(read("memory.current").unwrap_or(0)));
+    let group =
+        read("memory.max").map(|max| max.saturating_sub(read("memory.current").unwrap_or(0)));
     machine.into_iter().chain(group).min()
 }
 
 fn parse_meminfo(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
 }

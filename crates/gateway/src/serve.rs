@@ -77,7 +77,9 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     let executor = load(config)?;
     let engine = executor.info().clone();
     let weight_bytes = usize::try_from(engine.weight_bytes).unwrap_or(usize::MAX);
-    metrics.engine.loaded(&config.model.name, "cpu", engine.kernels, weight_bytes);
+    metrics
+        .engine
+        .loaded(&config.model.name, "cpu", engine.kernels, weight_bytes);
 
     let (scheduler, worker) = gossamer_scheduler::start(
         SchedulerConfig {
@@ -91,13 +93,20 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
         metrics.scheduler.clone(),
     )?;
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         // From here on, so that a signal during the warm-up is not lost.
         let signals = Signals::new()?;
         tokio::time::timeout(WARM_UP, warm_up(&scheduler))
             .await
-            .unwrap_or_else(|_| Err(ServeError::WarmUp(format!("not within {} s", WARM_UP.as_secs()))))?;
+            .unwrap_or_else(|_| {
+                Err(ServeError::WarmUp(format!(
+                    "not within {} s",
+                    WARM_UP.as_secs()
+                )))
+            })?;
         let longest = scheduler.max_sequence_len();
         let text = banner(config, &engine, scheduler.capacity(), longest, address);
         // A closed standard output is no reason not to serve.
@@ -126,7 +135,10 @@ fn bind(config: &Config) -> Result<TcpListener, ServeError> {
 fn load(config: &Config) -> Result<gossamer_engine::EngineExecutor, ServeError> {
     let (source, weight_bytes) = match &config.model.folder {
         None => (ModelSource::Tiny, 0),
-        Some(folder) => (ModelSource::Folder(folder.clone()), memory::weight_bytes(folder)),
+        Some(folder) => (
+            ModelSource::Folder(folder.clone()),
+            memory::weight_bytes(folder),
+        ),
     };
     let kv_cache_bytes = config.engine.kv_cache_bytes;
     let engine = EngineConfig {
@@ -210,7 +222,9 @@ async fn probe(scheduler: &SchedulerHandle) -> Result<(), String> {
         },
         cache_salt: 0,
     };
-    let mut tokens = scheduler.submit(request).map_err(|error| error.to_string())?;
+    let mut tokens = scheduler
+        .submit(request)
+        .map_err(|error| error.to_string())?;
     loop {
         match tokens.next().await {
             Some(TokenEvent::Finished(_)) => return Ok(()),
@@ -250,7 +264,12 @@ async fn run(
         Reason::Signal(name) => {
             let timeout = config.server.shutdown_timeout;
             let stats = scheduler.stats();
-            info!(signal = name, running = stats.running, waiting = stats.waiting, "stopping");
+            info!(
+                signal = name,
+                running = stats.running,
+                waiting = stats.waiting,
+                "stopping"
+            );
             tokio::select! {
                 _ = signals.next() => Err(ServeError::Interrupted),
                 finished = tokio::time::timeout(timeout, scheduler.drained()) => {
@@ -286,7 +305,10 @@ enum Reason {
 fn watch_worker(worker: Worker) -> oneshot::Receiver<String> {
     let (sender, receiver) = oneshot::channel();
     std::thread::spawn(move || {
-        let message = worker.join().map_or_else(|error| error.to_string(), |()| "the worker ended".to_owned());
+        let message = worker.join().map_or_else(
+            |error| error.to_string(),
+            |()| "the worker ended".to_owned(),
+        );
         // An error means that nobody waits any more.
         let _ = sender.send(message);
     });

@@ -6,7 +6,9 @@ use std::path::Path;
 use serde_json::Value;
 
 fn read(path: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(path);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -30,6 +32,9 @@ fn every_metric_of_the_dashboard_is_in_the_catalog() {
     assert!(asked.len() > 15, "{asked:?}");
     for name in asked {
         let name = name.strip_suffix("_bucket").unwrap_or(&name);
-        assert!(catalog.contains(&format!("\"{name}\"")), "{name} is not in the catalog");
+        assert!(
+            catalog.contains(&format!("\"{name}\"")),
+            "{name} is not in the catalog"
+        );
     }
 }

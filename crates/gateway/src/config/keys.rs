@@ -90,7 +90,7 @@ pub const KEYS: &[Key] = &[
 
     Key { section: "engine", name: "threads", flag: "threads", kind: int_or(1, 1024, AUTO), default: "auto",
         help: "Threads that compute. auto: the cores that this process may use." },
-    Key { section: "engine", name: "kernels", flag: "kernels", kind: Kind::Choice(&["auto", "scalar", "avx2", "avx512", "neon"]), default: "auto",
+    Key { section: "engine", name: "kernels", flag: "kernels", kind: Kind::Choice(&["auto", "scalar", "avx2", "neon"]), default: "auto",
         help: "Instruction set of the CPU kernels. auto: the best that this machine has." },
     Key { section: "engine", name: "block_size", flag: "block-size", kind: int(8, 32), default: "16",
         help: "Tokens per KV block: 8, 16 or 32." },

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use error::ConfigError;
-pub use keys::{KEYS, Key, nearest};
+pub use keys::{KEYS, Key};
 pub use raw::{Origin, RawConfig, Setting};
 pub use value::{Value, format_size};
 

@@ -176,7 +176,10 @@ fn values_that_do_not_go_together() {
     let error = Config::resolve(&raw, Environment::Testing)
         .unwrap_err()
         .to_string();
-    assert!(error.contains("\"2026-1-1\", but must be a date"), "{error}");
+    assert!(
+        error.contains("\"2026-1-1\", but must be a date"),
+        "{error}"
+    );
     raw.set_flag("date", "2026-01-01").unwrap();
     assert!(Config::resolve(&raw, Environment::Testing).is_ok());
 }
