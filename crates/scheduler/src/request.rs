@@ -14,6 +14,7 @@ pub type TokenId = u32;
 pub struct RequestId(pub u64);
 
 /// One sequence: one choice of one request, a row of the engine's batch while it runs.
+/// Ids are given in order of arrival, so the smaller one is the more important sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeqId(pub u64);
 

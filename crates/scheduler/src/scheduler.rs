@@ -16,7 +16,7 @@ use crate::request::{
     FinishReason, NewRequest, RequestError, RequestId, RequestSummary, SamplingParams, SeqId,
     StopConditions, SubmitError, TokenEvent,
 };
-use crate::sequence::{Doom, Phase, Rank, Sequence, Tokens};
+use crate::sequence::{Doom, Phase, Sequence, Tokens};
 
 /// The pure core: owns every request from `submit` to its terminal event.
 ///
@@ -34,8 +34,8 @@ pub struct Scheduler {
     pub(crate) requests: BTreeMap<RequestId, Request>,
     pub(crate) sequences: BTreeMap<SeqId, Sequence>,
     /// First come, first served: ids are given in order of arrival, so a preempted sequence comes back to its place.
-    pub(crate) waiting: BTreeSet<Rank>,
-    pub(crate) running: BTreeSet<Rank>,
+    pub(crate) waiting: BTreeSet<SeqId>,
+    pub(crate) running: BTreeSet<SeqId>,
     pub(crate) in_flight: Option<InFlight>,
     /// Requests of which nothing was planned yet: what the queue bound counts.
     pub(crate) num_unstarted: usize,

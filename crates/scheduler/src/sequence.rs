@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::kv_groups::SequenceKv;
-use crate::request::{FinishReason, RequestId, SeqId, TokenId};
+use crate::request::{FinishReason, RequestId, TokenId};
 
 /// Prompt (shared by the request's sequences), then output.
 #[derive(Clone, Debug)]
@@ -95,6 +95,3 @@ impl Sequence {
         self.len() - self.kv.computed_len
     }
 }
-
-/// A sequence's id is also its rank: ids are given in order of arrival, a smaller one is more important.
-pub(crate) type Rank = SeqId;

@@ -1,0 +1,207 @@
+//! An executor that models what is physically in the KV cache, and the oracle that needs no cache at all.
+//!
+//! A slot holds a token, its position and a digest of everything before it, as a real slot's keys and values
+//! depend on the whole prefix. Every read through a block table checks that it finds exactly the chain of positions
+//! 0, 1, 2, ...; a wrongly shared, evicted or uncopied block breaks the chain. The next token is a function of the
+//! tokens *read from the slots*, the seed and the choice, so any schedule must give what [`alone`] gives.
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use gossamer_scheduler::*;
+
+/// The token that ends a sequence; the others are 0 and 1, because a small vocabulary collides soonest.
+pub const STOP: TokenId = 2;
+
+/// Content of one slot.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Slot {
+    token: TokenId,
+    position: usize,
+    chain: u64,
+}
+
+impl Slot {
+    fn after(before: Option<Slot>, token: TokenId, position: usize) -> Self {
+        let chain = digest(&(before.map(|slot| slot.chain), token));
+        Slot {
+            token,
+            position,
+            chain,
+        }
+    }
+}
+
+fn digest(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The next token of a sequence: depends on every token before it, the seed and the choice.
+pub fn next_token(tokens: &[TokenId], seed: u64, choice: u32, stop_banned: bool) -> TokenId {
+    let random = digest(&(tokens, seed, choice));
+    match random % 7 {
+        0 if !stop_banned => STOP,
+        odd => (odd % 2) as TokenId,
+    }
+}
+
+/// What choice `choice` of the request generates when nothing else runs.
+pub fn alone(request: &NewRequest, choice: u32) -> (Vec<TokenId>, FinishReason) {
+    let mut tokens = request.prompt.clone();
+    loop {
+        let output_len = tokens.len() - request.prompt.len();
+        let banned = output_len < request.stop.min_tokens;
+        let token = next_token(&tokens, request.sampling.seed, choice, banned);
+        tokens.push(token);
+        let reason = if token == STOP {
+            FinishReason::Stop
+        } else if output_len + 1 == request.stop.max_tokens {
+            FinishReason::Length
+        } else {
+            continue;
+        };
+        return (tokens.split_off(request.prompt.len()), reason);
+    }
+}
+
+/// The executor over modelled KV contents.
+pub struct ContentExecutor {
+    pub capacity: Capacity,
+    /// Of each group, each slot.
+    slots: Vec<Vec<Option<Slot>>>,
+}
+
+impl ContentExecutor {
+    pub fn new(capacity: Capacity) -> Self {
+        let empty = |group: &GroupCapacity| vec![None; group.num_blocks * capacity.block_size];
+        Self {
+            slots: capacity.groups.iter().map(empty).collect(),
+            capacity,
+        }
+    }
+
+    /// A step that dies half-way: everything the plan may write holds garbage afterwards.
+    pub fn scribble(&mut self, plan: &BatchPlan) {
+        self.check_shape(plan);
+        let garbage = Some(Slot {
+            token: 77,
+            position: usize::MAX,
+            chain: 0,
+        });
+        let block_size = self.capacity.block_size;
+        for copy in &plan.copies {
+            let start = copy.dst.0 as usize * block_size;
+            self.slots[copy.group][start..start + block_size].fill(garbage);
+        }
+        for slice in &plan.slices {
+            for (group, table) in slice.block_tables.iter().enumerate() {
+                for position in slice.context_len - slice.query_len..slice.context_len {
+                    self.slots[group][slot_index(table, position, block_size)] = garbage;
+                }
+            }
+        }
+    }
+
+    /// The promises of `BatchPlan` that need no content.
+    fn check_shape(&self, plan: &BatchPlan) {
+        assert!(plan.num_tokens() > 0, "an empty step");
+        let mut row = 0;
+        let mut written = HashSet::new();
+        let block_size = self.capacity.block_size;
+        for slice in &plan.slices {
+            assert_eq!(slice.query_start, row, "slices tile the tokens");
+            assert!(slice.query_len > 0 && slice.query_len <= slice.context_len);
+            row += slice.query_len;
+            assert_eq!(slice.block_tables.len(), self.capacity.groups.len());
+            for (group, table) in slice.block_tables.iter().enumerate() {
+                for position in slice.context_len - slice.query_len..slice.context_len {
+                    let slot = slot_index(table, position, block_size);
+                    assert!(written.insert((group, slot)), "a slot is written twice");
+                }
+            }
+        }
+        assert_eq!(row, plan.num_tokens(), "slices tile the tokens");
+        let sources: HashSet<_> = plan.copies.iter().map(|c| (c.group, c.src)).collect();
+        let destinations: HashSet<_> = plan.copies.iter().map(|c| (c.group, c.dst)).collect();
+        assert_eq!(destinations.len(), plan.copies.len(), "{:?}", plan.copies);
+        assert!(sources.is_disjoint(&destinations), "{:?}", plan.copies);
+    }
+
+    /// All tokens of the slice's sequence, read back through one group's table, the chain checked.
+    fn read(&self, slice: &SeqSlice, group: usize) -> Vec<TokenId> {
+        let table = &slice.block_tables[group];
+        let mut before = None;
+        let mut tokens = Vec::with_capacity(slice.context_len);
+        for position in 0..slice.context_len {
+            let index = slot_index(table, position, self.capacity.block_size);
+            let slot = self.slots[group][index].expect("an unwritten slot is read");
+            assert_eq!(
+                slot,
+                Slot::after(before, slot.token, position),
+                "{:?} reads something else at position {position} of {table:?}",
+                slice.seq
+            );
+            tokens.push(slot.token);
+            before = Some(slot);
+        }
+        tokens
+    }
+}
+
+fn slot_index(table: &[BlockId], position: usize, block_size: usize) -> usize {
+    table[position / block_size].0 as usize * block_size + position % block_size
+}
+
+impl Executor for ContentExecutor {
+    fn capacity(&self) -> Capacity {
+        self.capacity.clone()
+    }
+
+    fn execute(&mut self, plan: &BatchPlan) -> Result<StepOutput, ExecuteError> {
+        self.check_shape(plan);
+        let block_size = self.capacity.block_size;
+        // All at once, as a device may do it: every source is read before a destination is written.
+        let before = self.slots.clone();
+        for copy in &plan.copies {
+            let (src, dst) = (copy.src.0 as usize, copy.dst.0 as usize);
+            self.slots[copy.group][dst * block_size..(dst + 1) * block_size]
+                .copy_from_slice(&before[copy.group][src * block_size..(src + 1) * block_size]);
+        }
+        // All writes before all reads, as a kernel over the whole batch does it.
+        for slice in &plan.slices {
+            let rows = slice.query_start..slice.query_start + slice.query_len;
+            let first = slice.context_len - slice.query_len;
+            for (group, table) in slice.block_tables.iter().enumerate() {
+                for (position, &token) in (first..).zip(&plan.tokens[rows.clone()]) {
+                    let before = position
+                        .checked_sub(1)
+                        .map(|p| self.slots[group][slot_index(table, p, block_size)])
+                        .map(|slot| slot.expect("an unwritten slot is read"));
+                    let index = slot_index(table, position, block_size);
+                    self.slots[group][index] = Some(Slot::after(before, token, position));
+                }
+            }
+        }
+        let mut samples = Vec::new();
+        for slice in &plan.slices {
+            let tokens = self.read(slice, 0);
+            for group in 1..self.capacity.groups.len() {
+                assert_eq!(tokens, self.read(slice, group), "groups disagree");
+            }
+            for spec in &slice.samples {
+                if let Some(history) = &spec.history {
+                    assert_eq!(history.tokens, tokens);
+                    assert_eq!(history.prompt_len + spec.output_len, tokens.len());
+                }
+                let banned = spec.banned.as_ref().is_some_and(|ids| ids.contains(&STOP));
+                samples.push(SampledToken {
+                    token: next_token(&tokens, spec.params.seed, spec.choice, banned),
+                    logprobs: None,
+                });
+            }
+        }
+        Ok(StepOutput { samples })
+    }
+}

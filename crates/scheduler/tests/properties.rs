@@ -1,0 +1,528 @@
+//! Random submissions, cancellations, ends, failures and steps over tiny pools, checked after every call.
+//!
+//! Held against: `invariants::check`; an executor that models KV contents; what each sequence generates alone;
+//! exactly one terminal event per request; an end in a bounded number of steps.
+
+mod common;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use common::{ContentExecutor, STOP, alone};
+use gossamer_scheduler::*;
+use proptest::prelude::*;
+use proptest::test_runner::{FileFailurePersistence, TestRunner};
+
+#[derive(Clone, Debug)]
+enum Op {
+    Submit(NewRequest),
+    /// The argument picks one of the requests submitted so far.
+    Cancel(usize),
+    FinishSequence(usize, u32),
+    QueueTimeout(usize),
+    /// A step; the operations come between plan and commit.
+    Step(Vec<Op>),
+    FailStep(Vec<Op>),
+    /// The executor answers with one sample too many.
+    WrongOutput,
+}
+
+#[derive(Clone, Debug)]
+struct Setup {
+    config: SchedulerConfig,
+    capacity: Capacity,
+}
+
+fn setup() -> impl Strategy<Value = Setup> {
+    let pools = prop_oneof![
+        4 => (2_usize..=8).prop_map(|a| vec![a]),
+        1 => (2_usize..=8, 2_usize..=8).prop_map(|(a, b)| vec![a, b]),
+    ];
+    let max_model_len = prop_oneof![3 => Just(1000_usize), 1 => 3_usize..12];
+    (
+        pools,
+        1_usize..=4,
+        max_model_len,
+        1_usize..=9,
+        1_usize..=4,
+        1_usize..=6,
+        any::<bool>(),
+    )
+        .prop_map(
+            |(pools, block_size, max_model_len, budget, seqs, waiting, caching)| Setup {
+                config: SchedulerConfig {
+                    max_num_batched_tokens: budget,
+                    max_num_seqs: seqs,
+                    max_waiting: waiting,
+                    enable_prefix_caching: caching,
+                    queue_timeout: None,
+                },
+                capacity: Capacity {
+                    block_size,
+                    max_model_len,
+                    groups: (pools.into_iter())
+                        .map(|num_blocks| GroupCapacity {
+                            num_blocks,
+                            block_bytes: 1,
+                        })
+                        .collect(),
+                },
+            },
+        )
+}
+
+/// The longest sequence that the setup allows.
+fn limit(setup: &Setup) -> usize {
+    let capacity = &setup.capacity;
+    let blocks = capacity.groups.iter().map(|g| g.num_blocks).min().unwrap();
+    capacity.max_model_len.min(blocks * capacity.block_size)
+}
+
+/// Mostly requests that fit, often exactly; now and then one that is refused.
+fn request(limit: usize) -> impl Strategy<Value = NewRequest> {
+    // Few different prompts, so that prefixes are shared.
+    let tokens = prop_oneof![
+        3 => Just(vec![0; limit + 2]),
+        1 => prop::collection::vec(0_u32..2, limit + 2),
+    ];
+    let prompt_len = prop_oneof![20 => 1..limit, 1 => Just(0), 1 => limit..=limit + 2];
+    let n = prop_oneof![12 => Just(1_u32), 6 => 2_u32..=3, 1 => Just(0)];
+    let max_tokens = prop_oneof![20 => 1..=limit, 1 => Just(0), 1 => Just(limit + 1)];
+    let min_tokens = prop_oneof![4 => Just(0), 2 => 1_usize..=4, 1 => Just(limit)];
+    let clamp = prop::bool::weighted(0.9);
+    let rest = (
+        0_u64..3,
+        prop_oneof![4 => Just(0_u64), 1 => Just(1)],
+        any::<bool>(),
+    );
+    (tokens, prompt_len, n, max_tokens, min_tokens, clamp, rest).prop_map(
+        move |(mut prompt, prompt_len, n, max_tokens, min_tokens, clamp, rest)| {
+            prompt.truncate(prompt_len);
+            let (seed, cache_salt, penalties) = rest;
+            let room = limit.saturating_sub(prompt_len).max(1);
+            let max_tokens = if clamp {
+                max_tokens.min(room)
+            } else {
+                max_tokens
+            };
+            NewRequest {
+                prompt,
+                n,
+                sampling: Arc::new(SamplingParams {
+                    seed,
+                    presence_penalty: if penalties { 1.0 } else { 0.0 },
+                    ..SamplingParams::greedy()
+                }),
+                stop: StopConditions {
+                    stop_token_ids: Arc::new([STOP]),
+                    max_tokens,
+                    min_tokens: if clamp {
+                        min_tokens.min(max_tokens)
+                    } else {
+                        min_tokens
+                    },
+                },
+                cache_salt,
+            }
+        },
+    )
+}
+
+fn interruption(limit: usize) -> impl Strategy<Value = Op> {
+    prop_oneof![
+        3 => request(limit).prop_map(Op::Submit),
+        2 => any::<usize>().prop_map(Op::Cancel),
+        3 => (any::<usize>(), 0_u32..4).prop_map(|(which, index)| Op::FinishSequence(which, index)),
+        1 => any::<usize>().prop_map(Op::QueueTimeout),
+    ]
+}
+
+fn op(limit: usize) -> impl Strategy<Value = Op> {
+    let interruptions = move || prop::collection::vec(interruption(limit), 0..3);
+    prop_oneof![
+        24 => request(limit).prop_map(Op::Submit),
+        4 => interruption(limit),
+        48 => prop_oneof![6 => Just(Vec::new()), 1 => interruptions()].prop_map(Op::Step),
+        1 => interruptions().prop_map(Op::FailStep),
+        1 => Just(Op::WrongOutput),
+    ]
+}
+
+fn script() -> impl Strategy<Value = (Setup, Vec<Op>)> {
+    setup().prop_flat_map(|setup| {
+        let ops = prop::collection::vec(op(limit(&setup)), 1..80);
+        (Just(setup), ops)
+    })
+}
+
+/// What the test knows about one accepted request.
+struct Expected {
+    request: NewRequest,
+    outputs: Vec<Vec<TokenId>>,
+    finished: BTreeMap<u32, FinishReason>,
+    terminal: Option<TokenEvent>,
+    cancelled: bool,
+    /// Sequences that the test has ended.
+    ended_by_caller: BTreeSet<u32>,
+}
+
+struct Driver {
+    scheduler: Scheduler,
+    executor: ContentExecutor,
+    setup: Setup,
+    requests: BTreeMap<RequestId, Expected>,
+    num_steps: usize,
+    coverage: Coverage,
+}
+
+impl Driver {
+    fn new(setup: Setup) -> Self {
+        Self {
+            scheduler: Scheduler::new(&setup.config, &setup.capacity),
+            executor: ContentExecutor::new(setup.capacity.clone()),
+            setup,
+            requests: BTreeMap::new(),
+            num_steps: 0,
+            coverage: Coverage::default(),
+        }
+    }
+
+    fn apply(&mut self, op: Op) {
+        match op {
+            Op::Submit(request) => self.submit(request),
+            Op::Cancel(which) => {
+                if let Some(id) = self.pick(which) {
+                    self.requests.get_mut(&id).unwrap().cancelled = true;
+                    self.scheduler.cancel(id);
+                }
+            }
+            Op::FinishSequence(which, index) => {
+                if let Some(id) = self.pick(which) {
+                    let expected = self.requests.get_mut(&id).unwrap();
+                    expected.ended_by_caller.insert(index);
+                    self.scheduler.finish_sequence(id, index);
+                }
+            }
+            Op::QueueTimeout(which) => {
+                if let Some(id) = self.pick(which)
+                    && self.scheduler.is_unstarted(id)
+                {
+                    let error = RequestError::QueueTimeout { limit_ms: 1 };
+                    self.scheduler.fail_request(id, error.clone());
+                    self.check();
+                    if !self.requests[&id].cancelled {
+                        assert_eq!(self.requests[&id].terminal, Some(TokenEvent::Failed(error)));
+                    }
+                }
+            }
+            Op::Step(between) => {
+                self.step(between, |executor, plan| {
+                    Some(executor.execute(plan).unwrap())
+                });
+            }
+            Op::FailStep(between) => {
+                self.step(between, |executor, plan| {
+                    executor.scribble(plan);
+                    None
+                });
+            }
+            Op::WrongOutput => {
+                self.step(Vec::new(), |executor, plan| {
+                    let mut output = executor.execute(plan).unwrap();
+                    let token = SampledToken {
+                        token: 0,
+                        logprobs: None,
+                    };
+                    output.samples.push(token);
+                    Some(output)
+                });
+            }
+        }
+        self.check();
+    }
+
+    fn pick(&self, which: usize) -> Option<RequestId> {
+        let index = which % self.requests.len().max(1);
+        self.requests.keys().nth(index).copied()
+    }
+
+    fn submit(&mut self, request: NewRequest) {
+        let id = RequestId(1000 + self.requests.len() as u64);
+        let limit = limit(&self.setup);
+        let (prompt_len, max_tokens) = (request.prompt.len(), request.stop.max_tokens);
+        let invalid = request.n == 0
+            || prompt_len == 0
+            || max_tokens == 0
+            || request.stop.min_tokens > max_tokens;
+        let queue_full = self.scheduler.num_unstarted() == self.setup.config.max_waiting;
+        let before = self.scheduler.num_requests();
+        match self.scheduler.submit(id, request.clone()) {
+            Ok(()) => {
+                assert!(!invalid && !queue_full && prompt_len + max_tokens <= limit);
+                let expected = Expected {
+                    outputs: vec![Vec::new(); request.n as usize],
+                    request,
+                    finished: BTreeMap::new(),
+                    terminal: None,
+                    cancelled: false,
+                    ended_by_caller: BTreeSet::new(),
+                };
+                self.requests.insert(id, expected);
+                return;
+            }
+            Err(SubmitError::Invalid { .. }) => assert!(invalid),
+            Err(SubmitError::NeverFits { .. }) => assert!(prompt_len + 1 > limit),
+            Err(SubmitError::OutputNeverFits { .. }) => {
+                assert!(prompt_len + 1 <= limit && prompt_len + max_tokens > limit);
+            }
+            Err(SubmitError::QueueFull { .. }) => assert!(queue_full),
+            Err(SubmitError::ShuttingDown) => panic!("the core does not shut down"),
+        }
+        assert_eq!(self.scheduler.num_requests(), before);
+    }
+
+    fn step(
+        &mut self,
+        between: Vec<Op>,
+        run: impl FnOnce(&mut ContentExecutor, &BatchPlan) -> Option<StepOutput>,
+    ) {
+        let Some(plan) = self.scheduler.next_plan() else {
+            assert_eq!(
+                self.scheduler.num_requests(),
+                0,
+                "work is left, but no plan"
+            );
+            return;
+        };
+        self.num_steps += 1;
+        let config = &self.setup.config;
+        assert!(plan.num_tokens() <= config.max_num_batched_tokens);
+        assert!(plan.slices.len() <= config.max_num_seqs);
+        self.check();
+        let computes = |prefill| {
+            let mut slices = plan.slices.iter();
+            slices.any(|slice| prefill == (slice.query_len > 1))
+        };
+        self.coverage.mixed_steps += usize::from(computes(false) && computes(true));
+        self.coverage.copies += plan.copies.len();
+        for slice in &plan.slices {
+            self.coverage.chunks += usize::from(slice.samples.is_empty());
+            self.coverage.forks += slice.samples.len().saturating_sub(1);
+        }
+        let output = run(&mut self.executor, &plan);
+        for op in between {
+            self.apply(op);
+        }
+        let planned = plan.sample_specs().count();
+        let failed = match output {
+            Some(output) if output.samples.len() == planned => {
+                self.scheduler.commit(output).unwrap();
+                false
+            }
+            Some(output) => {
+                let drawn = output.samples.len();
+                let mismatch = SampleCountMismatch { planned, drawn };
+                assert_eq!(self.scheduler.commit(output), Err(mismatch));
+                true
+            }
+            None => {
+                self.scheduler.fail_step("scripted");
+                true
+            }
+        };
+        let failed_before = self.failed();
+        self.check();
+        // Exactly the requests of the plan fail; those that had ended before stay as they are.
+        let newly: BTreeSet<_> = self.failed().difference(&failed_before).copied().collect();
+        if !failed {
+            assert!(newly.is_empty());
+            return;
+        }
+        let planned: BTreeSet<_> = plan.slices.iter().map(|s| self.request_of(s.seq)).collect();
+        assert!(
+            newly.is_subset(&planned),
+            "{newly:?} failed, the plan was {planned:?}"
+        );
+        for id in planned {
+            let expected = &self.requests[&id];
+            assert!(expected.terminal.is_some() || expected.cancelled);
+        }
+    }
+
+    fn failed(&self) -> BTreeSet<RequestId> {
+        let failed = |e: &Expected| matches!(e.terminal, Some(TokenEvent::Failed(_)));
+        let ids = self.requests.iter().filter(|(_, e)| failed(e));
+        ids.map(|(&id, _)| id).collect()
+    }
+
+    /// Sequence ids are given in order of submission.
+    fn request_of(&self, seq: SeqId) -> RequestId {
+        let mut end = 0;
+        for (&id, expected) in &self.requests {
+            end += u64::from(expected.request.n);
+            if seq.0 < end {
+                return id;
+            }
+        }
+        panic!("{seq:?} was never given");
+    }
+
+    /// The invariants, and every new event against what it may be.
+    fn check(&mut self) {
+        invariants::check(&self.scheduler).unwrap();
+        for (id, event) in self.scheduler.take_events() {
+            let expected = self.requests.get_mut(&id).expect("submitted");
+            assert_eq!(
+                expected.terminal, None,
+                "{event:?} after the terminal event"
+            );
+            assert!(!expected.cancelled, "{event:?} after cancel");
+            match event {
+                TokenEvent::Token { index, token, .. } => {
+                    assert!(!expected.finished.contains_key(&index));
+                    expected.outputs[index as usize].push(token);
+                }
+                TokenEvent::SequenceFinished { index, reason } => {
+                    let again = expected.finished.insert(index, reason);
+                    assert_eq!(again, None, "sequence {index} finished twice");
+                }
+                terminal => expected.terminal = Some(terminal),
+            }
+        }
+    }
+
+    /// No more submissions: everything ends within a bound, and ended as it should.
+    fn finish(mut self, reached: &mut Coverage) {
+        let work = |e: &Expected| {
+            e.request.n as usize * (e.request.prompt.len() + e.request.stop.max_tokens)
+        };
+        let work: usize = self.requests.values().map(work).sum();
+        let seqs: usize = self.requests.values().map(|e| e.request.n as usize).sum();
+        // Each token may, at worst, cost every later sequence a recompute of one step.
+        let bound = self.num_steps + work * (seqs + 1);
+        while self.scheduler.num_requests() > 0 {
+            self.apply(Op::Step(Vec::new()));
+            assert!(self.num_steps <= bound, "no end after {bound} steps");
+        }
+        assert!(self.scheduler.next_plan().is_none());
+        let stats = self.scheduler.stats();
+        assert_eq!((stats.running, stats.waiting, stats.blocks_used), (0, 0, 0));
+        if !self.setup.config.enable_prefix_caching {
+            assert_eq!(stats.blocks_free, stats.blocks_total);
+        }
+        for (id, expected) in &self.requests {
+            self.check_ended(*id, expected);
+            let has_output = expected.outputs.iter().any(|output| !output.is_empty());
+            reached.cancelled_with_output += usize::from(expected.cancelled && has_output);
+            let by_caller = expected.finished.values();
+            reached.ended_by_caller += by_caller.filter(|&&r| r == FinishReason::Caller).count();
+            match &expected.terminal {
+                Some(TokenEvent::Finished(summary)) => reached.cached_tokens += summary.cached_len,
+                Some(TokenEvent::Failed(_)) => reached.failed_requests += 1,
+                _ => {}
+            }
+        }
+        reached.preemptions += self.scheduler.num_preemptions();
+        reached.copies += self.coverage.copies;
+        reached.chunks += self.coverage.chunks;
+        reached.mixed_steps += self.coverage.mixed_steps;
+        reached.forks += self.coverage.forks;
+    }
+
+    fn check_ended(&self, id: RequestId, expected: &Expected) {
+        assert!(
+            expected.cancelled || expected.terminal.is_some(),
+            "{id:?} has no end"
+        );
+        for (index, output) in (0..).zip(&expected.outputs) {
+            let (whole, reason) = alone(&expected.request, index);
+            assert!(
+                whole.starts_with(output),
+                "{id:?} differs from {id:?} alone"
+            );
+            match expected.finished.get(&index) {
+                Some(FinishReason::Caller) => assert!(expected.ended_by_caller.contains(&index)),
+                Some(&other) => assert_eq!((other, output), (reason, &whole)),
+                None => assert!(!matches!(expected.terminal, Some(TokenEvent::Finished(_)))),
+            }
+        }
+        if let Some(TokenEvent::Finished(summary)) = expected.terminal {
+            assert_eq!(summary.prompt_len, expected.request.prompt.len());
+            assert_eq!(
+                summary.output_len,
+                expected.outputs.iter().map(Vec::len).sum::<usize>()
+            );
+            assert!(summary.cached_len < summary.prompt_len);
+            assert_eq!(summary.cached_len % self.setup.capacity.block_size, 0);
+            if !self.setup.config.enable_prefix_caching {
+                assert_eq!(summary.cached_len, 0);
+            }
+        }
+    }
+}
+
+/// How often the cases reached what they are for.
+#[derive(Debug, Default)]
+struct Coverage {
+    preemptions: u64,
+    copies: usize,
+    chunks: usize,
+    mixed_steps: usize,
+    forks: usize,
+    cached_tokens: usize,
+    failed_requests: usize,
+    ended_by_caller: usize,
+    cancelled_with_output: usize,
+}
+
+#[test]
+fn any_interleaving_gives_every_request_its_own_answer_and_one_end() {
+    let config = ProptestConfig {
+        cases: 800,
+        source_file: Some(file!()),
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..ProptestConfig::default()
+    };
+    let reached = RefCell::new(Coverage::default());
+    let result = TestRunner::new(config).run(&script(), |(setup, ops)| {
+        let mut driver = Driver::new(setup);
+        for op in ops {
+            driver.apply(op);
+        }
+        driver.finish(&mut reached.borrow_mut());
+        Ok(())
+    });
+    if let Err(failure) = result {
+        panic!("{failure}");
+    }
+    let Coverage {
+        preemptions,
+        copies,
+        chunks,
+        mixed_steps,
+        forks,
+        cached_tokens,
+        failed_requests,
+        ended_by_caller,
+        cancelled_with_output,
+    } = reached.into_inner();
+    println!(
+        "{preemptions} preemptions, {copies} copies, {chunks} chunks, {mixed_steps} mixed steps, {forks} forks, \
+         {cached_tokens} tokens from the cache, {failed_requests} failed requests, {ended_by_caller} ended by the caller, \
+         {cancelled_with_output} cancelled with output"
+    );
+    // Seen: hundreds to thousands of each. Cases that no longer get there test nothing.
+    let least = [
+        preemptions as usize,
+        copies,
+        chunks,
+        mixed_steps,
+        forks,
+        cached_tokens,
+        failed_requests,
+        ended_by_caller,
+        cancelled_with_output,
+    ];
+    assert!(least.iter().all(|&count| count >= 50), "{least:?}");
+}
