@@ -14,7 +14,8 @@ pub struct BlockId(pub u32);
 /// One step.
 #[derive(Clone, Debug, Default)]
 pub struct BatchPlan {
-    /// Copies to make before anything else (copy on write).
+    /// Copies to make before anything else (copy on write), in any order: no block is copied to twice, and none is
+    /// both a source and a destination.
     pub copies: Vec<BlockCopy>,
     /// Packed token ids of all sequences, `num_tokens` long.
     pub tokens: Vec<TokenId>,
@@ -50,7 +51,8 @@ pub struct SeqSlice {
     pub query_len: usize,
     /// Tokens of the sequence whose keys and values are in the cache after this step.
     pub context_len: usize,
-    /// One block table per KV group; slot of position `p` = `table[p / block_size] * block_size + p % block_size`.
+    /// One block table per KV group, with at least the blocks of `context_len` tokens, often with more (a prompt gets
+    /// all its blocks with its first chunk); slot of position `p` = `table[p / block_size] * block_size + p % block_size`.
     pub block_tables: Vec<Vec<BlockId>>,
     /// What to sample from the logits of the slice's last row. Empty for a chunk that does not complete the prompt;
     /// several when `n` sequences continue the same prompt.

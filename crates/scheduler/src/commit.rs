@@ -72,9 +72,7 @@ impl Scheduler {
     }
 
     fn take_step(&mut self) -> InFlight {
-        let step = self.in_flight.take().expect("a step is in flight");
-        self.kv.unpin(&step.copies);
-        step
+        self.in_flight.take().expect("a step is in flight")
     }
 
     fn commit_slice(

@@ -231,7 +231,8 @@ impl SchedulerHandle {
     }
 }
 
-/// The events of one request. Dropping it cancels the request.
+/// The events of one request. Dropping it cancels the request: no event comes any more, its blocks are given back
+/// at once, or when the step that it is in ends.
 #[derive(Debug)]
 pub struct TokenStream {
     id: RequestId,
@@ -289,5 +290,54 @@ impl Drop for TokenStream {
             // An error means that the worker has ended, and the request with it.
             let _ = self.commands.send(Command::Cancel(self.id));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{GroupCapacity, SamplingParams, StopConditions};
+
+    #[test]
+    fn a_dead_worker_still_ends_every_request_and_every_count() {
+        let limits = Limits {
+            max_sequence_len: 10,
+            max_waiting: 2,
+        };
+        let capacity = Capacity {
+            block_size: 1,
+            max_model_len: 10,
+            groups: vec![GroupCapacity {
+                num_blocks: 10,
+                block_bytes: 1,
+            }],
+        };
+        let shared = Arc::new(Shared::new(limits, capacity));
+        let (commands, worker) = std::sync::mpsc::channel();
+        let handle = SchedulerHandle { shared, commands };
+        let request = NewRequest {
+            prompt: vec![1],
+            n: 1,
+            sampling: Arc::new(SamplingParams::greedy()),
+            stop: StopConditions {
+                stop_token_ids: Arc::new([]),
+                max_tokens: 1,
+                min_tokens: 0,
+            },
+            cache_salt: 0,
+        };
+        let mut unheard = handle.submit(request.clone()).unwrap();
+        assert_eq!(unheard.try_next(), None);
+        assert_eq!(handle.stats().waiting, 1);
+        drop(worker);
+        let failed = TokenEvent::Failed(RequestError::ShuttingDown);
+        assert_eq!(unheard.try_next(), Some(failed));
+        assert_eq!(unheard.try_next(), None);
+        for _ in 0..3 {
+            let refused = handle.submit(request.clone()).unwrap_err();
+            assert_eq!(refused, SubmitError::ShuttingDown);
+        }
+        assert_eq!(handle.stats().waiting, 0);
+        assert_eq!(handle.shared.open.load(SeqCst), 0);
     }
 }

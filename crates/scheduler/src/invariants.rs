@@ -4,7 +4,7 @@
 //! Costs a walk over everything; knows nothing that is not in the core.
 //!
 //! - I1 A block is exactly one of free, evictable, in use, and the pool's lists agree with its states.
-//! - I2 A block's reference count is the number of block tables that hold it, plus the copies in flight that read it.
+//! - I2 A block's reference count is the number of block tables that hold it.
 //! - I3 Evictable blocks are in the prefix cache, free blocks are not.
 //! - I4 The prefix cache is closed: a cached block's parent is cached; in use if the child is, evicted later if not.
 //! - I5 A cached block's tokens are those of every table that holds it, and lie below the computed length.
@@ -115,11 +115,7 @@ fn check_references(scheduler: &Scheduler, index: usize) -> Result<(), String> {
         .sequences
         .values()
         .flat_map(|s| s.kv.tables.get(index));
-    let copies = scheduler.in_flight.iter().flat_map(|step| &step.copies);
-    let sources = copies
-        .filter(|copy| copy.group == index)
-        .map(|copy| copy.src);
-    for block in tables.flatten().copied().chain(sources) {
+    for block in tables.flatten().copied() {
         *holders.entry(block).or_default() += 1;
     }
     let group = &scheduler.kv.groups[index];
@@ -361,11 +357,8 @@ fn check_written(scheduler: &Scheduler, id: SeqId, sequence: &Sequence) -> Resul
     for (index, table) in sequence.kv.tables.iter().enumerate() {
         let group = &scheduler.kv.groups[index];
         for &block in &table[written.clone()] {
-            let copies = scheduler.in_flight.iter().flat_map(|step| &step.copies);
-            let read = copies.filter(|copy| copy.group == index && copy.src == block);
             hold!(
-                group.pool.ref_count(block) as usize == 1 + read.count()
-                    && !group.cache.is_registered(block),
+                group.pool.ref_count(block) == 1 && !group.cache.is_registered(block),
                 "I12: {id:?} writes {block:?}, which is not its own"
             );
         }

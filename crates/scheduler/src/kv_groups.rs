@@ -122,9 +122,8 @@ impl KvGroups {
     }
 
     /// Makes the positions `computed_len .. computed_len + query_len` writable: appends missing blocks and copies
-    /// a block that other tables share. Adds the copies to `copies`, each source with one reference of its own
-    /// until [`KvGroups::unpin`], so that it is not handed out as a destination within the same step.
-    /// `false` (and nothing has changed) when blocks are missing.
+    /// a block that other tables share, adding the copy to `copies`. `false` (and nothing has changed) when blocks
+    /// are missing.
     pub(crate) fn make_writable(
         &mut self,
         kv: &mut SequenceKv,
@@ -132,44 +131,36 @@ impl KvGroups {
         copies: &mut Vec<BlockCopy>,
     ) -> bool {
         let first = kv.computed_len / self.block_size;
-        let end = self.blocks_for(kv.computed_len + query_len);
-        let mut needs = Vec::with_capacity(self.groups.len());
-        for (index, (group, table)) in self.groups.iter().zip(&kv.tables).enumerate() {
-            let missing = end.saturating_sub(table.len());
-            // Only the first block can be shared: the others hold no computed token.
-            let shared = table.get(first).is_some_and(|&block| {
-                let pins = copies.iter().filter(|c| c.group == index && c.src == block);
-                group.pool.ref_count(block) as usize - pins.count() > 1
-            });
-            if group.pool.num_allocatable() < missing + usize::from(shared) {
+        let num_blocks = self.blocks_for(kv.computed_len + query_len);
+        // Only the first block can be shared: those after it hold no computed token.
+        let is_shared = |group: &Group, table: &[BlockId]| {
+            (table.get(first)).is_some_and(|&block| group.pool.ref_count(block) > 1)
+        };
+        for (group, table) in self.groups.iter().zip(&kv.tables) {
+            let missing = num_blocks.saturating_sub(table.len());
+            let copied = usize::from(is_shared(group, table));
+            if group.pool.num_allocatable() < missing + copied {
                 return false;
             }
-            needs.push((missing, shared));
         }
-        for (index, (missing, shared)) in needs.into_iter().enumerate() {
-            let (group, table) = (&mut self.groups[index], &mut kv.tables[index]);
-            if shared {
+        let tables = kv.tables.iter_mut().enumerate();
+        for (group, (index, table)) in self.groups.iter_mut().zip(tables) {
+            if is_shared(group, table) {
                 let (src, dst) = (table[first], group.take().expect("counted above"));
-                // The sequence's reference to the source becomes the copy's.
                 copies.push(BlockCopy {
                     group: index,
                     src,
                     dst,
                 });
+                // Others hold the source, so it stays as it is until the copy is made.
+                group.release(src);
                 table[first] = dst;
             }
-            for _ in 0..missing {
+            while table.len() < num_blocks {
                 table.push(group.take().expect("counted above"));
             }
         }
         true
-    }
-
-    /// Gives up the references that the copies of a finished step held.
-    pub(crate) fn unpin(&mut self, copies: &[BlockCopy]) {
-        for copy in copies {
-            self.groups[copy.group].release(copy.src);
-        }
     }
 
     /// A second holder of everything that `kv` holds.

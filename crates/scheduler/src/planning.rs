@@ -9,9 +9,10 @@
 //! preempt everybody else and, alone, fits (`admission.rs`). Why nobody starves: nobody overtakes the queue's head,
 //! and the head is admitted at the latest when nothing runs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::batch_plan::{BatchPlan, History, SampleSpec, SeqSlice};
+use crate::batch_plan::{BatchPlan, BlockCopy, History, SampleSpec, SeqSlice};
 use crate::request::SeqId;
 use crate::scheduler::{InFlight, InFlightSlice, Scheduler, Started};
 use crate::sequence::Phase;
@@ -53,7 +54,7 @@ impl Scheduler {
             plan.slices.push(slice);
             self.sequences.get_mut(&seq).expect("running").in_flight = query_len;
         }
-        step.copies.clone_from(&plan.copies);
+        debug_assert!(copies_are_independent(&plan.copies));
         self.in_flight = Some(step);
         Some(plan)
     }
@@ -185,4 +186,13 @@ impl Scheduler {
             history,
         }
     }
+}
+
+/// Whether the copies may be made in any order. They may, because a source is freed in the same plan only by
+/// preempting its other holders: siblings, whose ids are neighbours, so that nobody comes after them who could be
+/// given the block as a destination and is not preempted before them.
+fn copies_are_independent(copies: &[BlockCopy]) -> bool {
+    let destinations: BTreeSet<_> = copies.iter().map(|c| (c.group, c.dst)).collect();
+    let read = |c: &BlockCopy| destinations.contains(&(c.group, c.src));
+    destinations.len() == copies.len() && !copies.iter().any(read)
 }

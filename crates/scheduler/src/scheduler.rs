@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::admission::Limits;
-use crate::batch_plan::BlockCopy;
 use crate::config::SchedulerConfig;
 use crate::executor::Capacity;
 use crate::kv_groups::{KvGroups, SequenceKv};
@@ -67,8 +66,6 @@ pub(crate) struct Request {
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
     pub(crate) slices: Vec<InFlightSlice>,
-    /// Each holds a reference to its source until the step ends.
-    pub(crate) copies: Vec<BlockCopy>,
 }
 
 /// One slice of the step being executed.

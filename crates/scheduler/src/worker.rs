@@ -104,6 +104,7 @@ pub fn start(
         queue_timeout: config.queue_timeout,
         preemptions: 0,
         stopping: false,
+        unusable: None,
     };
     let thread = std::thread::Builder::new()
         .name("scheduler".into())
@@ -134,6 +135,8 @@ struct Loop {
     /// Preemptions published so far.
     preemptions: u64,
     stopping: bool,
+    /// Why nothing can run any more.
+    unusable: Option<RequestError>,
 }
 
 impl Loop {
@@ -167,8 +170,13 @@ impl Loop {
             self.core.fail_all(&RequestError::ShuttingDown);
             self.publish();
             // A submission that comes later finds the channel closed, or its stream does.
+            return false;
         }
-        !self.stopping
+        if let Some(error) = &self.unusable {
+            // What was submitted before the handles knew.
+            self.core.fail_all(error);
+        }
+        true
     }
 
     fn hear_pending(&mut self) {
@@ -294,12 +302,14 @@ impl Loop {
         error!(message, "giving up");
         self.shared.healthy.store(false, SeqCst);
         self.shared.closed.store(true, SeqCst);
-        self.core
-            .fail_all(&RequestError::Engine(message.to_owned()));
+        let error = RequestError::Engine(message.to_owned());
+        self.core.fail_all(&error);
+        self.unusable = Some(error);
         self.publish();
     }
 
-    /// Sends the core's events to the clients and its numbers to handles and metrics.
+    /// Shows the core's numbers to handles and metrics, then its events to the clients: who sees a terminal event
+    /// also sees the numbers without that request.
     fn publish(&mut self) {
         for started in self.core.take_started() {
             if let Some(client) = self.clients.get_mut(&started.request) {
@@ -309,6 +319,13 @@ impl Loop {
                 self.metrics.prompt_started(prompt_len, cached_len, waited);
             }
         }
+        let ended = self.core.take_ended();
+        for id in &ended {
+            if let Some(client) = self.clients.get_mut(id) {
+                client.place.leave_queue();
+            }
+        }
+        self.publish_numbers();
         for (id, event) in self.core.take_events() {
             let client = self.clients.get(&id);
             if let Some(events) = client.and_then(|client| client.events.as_ref()) {
@@ -316,12 +333,10 @@ impl Loop {
                 let _ = events.send(event);
             }
         }
-        self.publish_numbers();
-        // Last: who sees no open request also sees the numbers at rest.
-        for id in self.core.take_ended() {
+        // Last: whoever waits for all requests to end finds everything done.
+        for id in ended {
             self.clients.remove(&id);
         }
-        self.publish_queue();
     }
 
     fn publish_numbers(&mut self) {
@@ -338,18 +353,14 @@ impl Loop {
         shared.blocks_used.store(stats.blocks_used, SeqCst);
         shared.blocks_cached.store(stats.blocks_cached, SeqCst);
         shared.blocks_free.store(stats.blocks_free, SeqCst);
+        let waiting = self.shared.queued.load(SeqCst) + preempted;
+        self.metrics.set_queue(waiting, stats.running);
         let blocks = BlockCounts {
             used: stats.blocks_used,
             cached: stats.blocks_cached,
             free: stats.blocks_free,
         };
         self.metrics.set_blocks(blocks, self.block_bytes);
-    }
-
-    fn publish_queue(&self) {
-        let stats = &self.shared.stats;
-        let waiting = self.shared.queued.load(SeqCst) + stats.preempted.load(SeqCst);
-        self.metrics.set_queue(waiting, stats.running.load(SeqCst));
     }
 }
 

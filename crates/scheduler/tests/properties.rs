@@ -272,9 +272,9 @@ impl Driver {
                 return;
             }
             Err(SubmitError::Invalid { .. }) => assert!(invalid),
-            Err(SubmitError::NeverFits { .. }) => assert!(prompt_len + 1 > limit),
+            Err(SubmitError::NeverFits { .. }) => assert!(prompt_len >= limit),
             Err(SubmitError::OutputNeverFits { .. }) => {
-                assert!(prompt_len + 1 <= limit && prompt_len + max_tokens > limit);
+                assert!(prompt_len < limit && prompt_len + max_tokens > limit);
             }
             Err(SubmitError::QueueFull { .. }) => assert!(queue_full),
             Err(SubmitError::ShuttingDown) => panic!("the core does not shut down"),
@@ -478,8 +478,9 @@ struct Coverage {
 
 #[test]
 fn any_interleaving_gives_every_request_its_own_answer_and_one_end() {
+    let cases = std::env::var("PROPTEST_CASES").ok();
     let config = ProptestConfig {
-        cases: 800,
+        cases: cases.and_then(|n| n.parse().ok()).unwrap_or(400),
         source_file: Some(file!()),
         failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
         ..ProptestConfig::default()
@@ -524,5 +525,5 @@ fn any_interleaving_gives_every_request_its_own_answer_and_one_end() {
         ended_by_caller,
         cancelled_with_output,
     ];
-    assert!(least.iter().all(|&count| count >= 50), "{least:?}");
+    assert!(least.iter().all(|&count| count >= 30), "{least:?}");
 }

@@ -5,6 +5,8 @@
 //! 0, 1, 2, ...; a wrongly shared, evicted or uncopied block breaks the chain. The next token is a function of the
 //! tokens *read from the slots*, the seed and the choice, so any schedule must give what [`alone`] gives.
 
+#![allow(dead_code)] // each test program uses its own part of it
+
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -48,6 +50,7 @@ pub fn next_token(tokens: &[TokenId], seed: u64, choice: u32, stop_banned: bool)
 }
 
 /// What choice `choice` of the request generates when nothing else runs.
+
 pub fn alone(request: &NewRequest, choice: u32) -> (Vec<TokenId>, FinishReason) {
     let mut tokens = request.prompt.clone();
     loop {

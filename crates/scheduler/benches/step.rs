@@ -1,0 +1,78 @@
+//! What a step costs besides the engine: `next_plan` and `commit` with many running sequences.
+//!
+//! `cargo bench -p gossamer-scheduler`. Prints medians; nothing is asserted.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gossamer_scheduler::*;
+
+fn main() {
+    for (num_seqs, prompt_len) in [(1, 2048), (100, 256), (100, 2048), (100, 16384)] {
+        let (plan, commit) = measure(num_seqs, prompt_len);
+        println!("{num_seqs} sequences of {prompt_len} tokens: plan {plan:?}, commit {commit:?}");
+    }
+}
+
+/// Median times of decode steps once all prompts are computed.
+fn measure(num_seqs: usize, prompt_len: usize) -> (Duration, Duration) {
+    const STEPS: usize = 200;
+    let capacity = Capacity {
+        block_size: 16,
+        max_model_len: 131_072,
+        groups: vec![GroupCapacity {
+            num_blocks: num_seqs * (prompt_len + STEPS) / 16 + 2 * num_seqs,
+            block_bytes: 1,
+        }],
+    };
+    let config = SchedulerConfig {
+        max_num_batched_tokens: 8192,
+        max_num_seqs: num_seqs,
+        max_waiting: num_seqs,
+        enable_prefix_caching: true,
+        queue_timeout: None,
+    };
+    let mut scheduler = Scheduler::new(&config, &capacity);
+    for id in 0..num_seqs as u64 {
+        let request = NewRequest {
+            prompt: (0..prompt_len as u32)
+                .map(|i| i ^ (id as u32) << 20)
+                .collect(),
+            n: 1,
+            sampling: Arc::new(SamplingParams::greedy()),
+            stop: StopConditions {
+                stop_token_ids: Arc::new([]),
+                max_tokens: STEPS + 10,
+                min_tokens: 0,
+            },
+            cache_salt: 0,
+        };
+        scheduler.submit(RequestId(id), request).expect("it fits");
+    }
+    let (mut plans, mut commits) = (Vec::new(), Vec::new());
+    while plans.len() < STEPS {
+        let start = Instant::now();
+        let plan = scheduler.next_plan().expect("sequences run");
+        let planned = start.elapsed();
+        let draw = |_| SampledToken {
+            token: plans.len() as u32,
+            logprobs: None,
+        };
+        let output = StepOutput {
+            samples: plan.sample_specs().map(draw).collect(),
+        };
+        let start = Instant::now();
+        scheduler.commit(output).expect("one token per spec");
+        let committed = start.elapsed();
+        scheduler.take_events();
+        if plan.num_tokens() == num_seqs {
+            plans.push(planned);
+            commits.push(committed);
+        }
+    }
+    let median = |times: &mut Vec<Duration>| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    (median(&mut plans), median(&mut commits))
+}
