@@ -1,7 +1,8 @@
-//! How fast the kernels are on this machine: `cargo run --release -p gossamer-kernels --example bench [isa]`.
+//! How fast the kernels are on this machine: `cargo run --release -p gossamer-kernels --example bench [isa [part]]`.
 //!
-//! One thread; each line is the best of several runs. GB/s counts the weights once per call, GMAC/s the
-//! multiply-adds of the mathematical product.
+//! One thread. Long products are timed in slices of rows and each line is the best slice's pace, so that a busy
+//! machine disturbs little. GB/s counts the weights once per call, GMAC/s the multiply-adds of the
+//! mathematical product.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -13,18 +14,30 @@ use gossamer_kernels::{
 };
 
 fn main() {
-    let isas = match std::env::args().nth(1) {
-        Some(name) => vec![Isa::from_name(&name).expect("an instruction set of this machine")],
-        None => vec![Isa::detect()],
+    let mut arguments = std::env::args().skip(1);
+    let isa = match arguments.next() {
+        Some(name) => Isa::from_name(&name).expect("an instruction set of this machine"),
+        None => Isa::detect(),
     };
-    for isa in isas {
-        println!("isa {isa}");
+    let part = arguments.next().unwrap_or_default();
+    let run = |name: &str| part.is_empty() || part == name;
+    println!("isa {isa}");
+    if run("tiny") {
         lm_head(isa, 201_088, 128, &[1, 2, 3, 4, 8, 16, 64]);
+        lm_head(isa, 4096, 128, &[1, 2, 4, 16, 64]);
+        experts(isa, 256, 128, &[1, 4, 5, 6, 7, 8, 10, 12, 15, 16, 32, 48, 64]);
+    }
+    if run("dense") {
         lm_head(isa, 2880, 2880, &[1, 4, 16, 64]);
-        lm_head(isa, 201_088, 2880, &[1]);
+        lm_head(isa, 201_088, 2880, &[1, 2, 4]);
+    }
+    if run("experts") {
         experts(isa, 5760, 2880, &[1, 2, 3, 4, 5, 8, 16, 64, 256]);
-        experts(isa, 256, 128, &[1, 4, 16]);
+    }
+    if run("attention") {
         attention(isa);
+    }
+    if run("sampling") {
         sampling(isa);
     }
 }
@@ -86,10 +99,22 @@ fn lm_head(isa: Isa, rows: usize, cols: usize, tokens: &[usize]) {
     for &num_tokens in tokens {
         let x = noise(num_tokens * cols);
         let mut out = vec![0.0; num_tokens * rows];
+        let slice = rows
+            .min((1 << 25) / (cols * num_tokens.max(4)))
+            .next_multiple_of(24);
+        let mut start = 0;
         let seconds = best(|| {
-            let mut out = ColumnsMut::new(&mut out, num_tokens);
-            bf16_matmul(isa, black_box(&x), weights, 0..rows, None, &mut out);
-        });
+            start = if start + 2 * slice > rows {
+                0
+            } else {
+                start + slice
+            };
+            let range = start..rows.min(start + slice);
+            let (_, out) = ColumnsMut::new(&mut out, num_tokens).split_at(range.start);
+            let (mut out, _) = out.split_at(range.len());
+            bf16_matmul(isa, black_box(&x), weights, range, None, &mut out);
+        }) * rows as f64
+            / slice as f64;
         report(
             &format!("bf16 {rows}x{cols} T={num_tokens}"),
             seconds,
@@ -115,12 +140,25 @@ fn experts(isa: Isa, rows: usize, cols: usize, tokens: &[usize]) {
     for &num_tokens in tokens {
         let x = noise(num_tokens * cols);
         let mut out = vec![0.0; num_tokens * rows];
+        let slice = rows
+            .min((1 << 25) / (cols * num_tokens.max(4)))
+            .next_multiple_of(24)
+            .min(rows);
+        let mut start = 0;
         let mut turn = 0;
         let seconds = best(|| {
-            let mut out = ColumnsMut::new(&mut out, num_tokens);
+            start = if start + 2 * slice > rows {
+                0
+            } else {
+                start + slice
+            };
+            let range = start..rows.min(start + slice);
+            let (_, out) = ColumnsMut::new(&mut out, num_tokens).split_at(range.start);
+            let (mut out, _) = out.split_at(range.len());
             turn = (turn + 1) % NUM_EXPERTS;
-            mxfp4_matmul(isa, black_box(&x), experts[turn], 0..rows, None, &mut out);
-        });
+            mxfp4_matmul(isa, black_box(&x), experts[turn], range, None, &mut out);
+        }) * rows as f64
+            / slice as f64;
         report(
             &format!("mxfp4 {rows}x{cols} T={num_tokens}"),
             seconds,
@@ -138,7 +176,7 @@ fn attention(isa: Isa) {
             block_size: 16,
         },
     );
-    for (context, num_queries) in [(128, 1), (4096, 1), (1024, 64)] {
+    for (context, num_queries) in [(128, 1), (2048, 1), (512, 16), (512, 64)] {
         let num_blocks = context / layout.block_size;
         let keys: Vec<u16> = noise(num_blocks * layout.block_len())
             .iter()

@@ -15,6 +15,7 @@ pub struct Bf16Slice<'a> {
 }
 
 impl<'a> Bf16Slice<'a> {
+    #[inline(always)]
     pub(crate) fn as_ptr(self) -> *const u8 {
         self.bytes.as_ptr()
     }
@@ -51,6 +52,17 @@ impl<'a> Bf16Slice<'a> {
         f32::from_bits(u32::from(u16::from_le_bytes(pair)) << 16)
     }
 
+    /// Number `index`.
+    ///
+    /// # Safety
+    /// `index` must be in range.
+    #[inline(always)]
+    pub(crate) unsafe fn get_unchecked(self, index: usize) -> f32 {
+        // SAFETY: the caller vouches for the index; bytes have no alignment.
+        let pair = unsafe { self.bytes.as_ptr().add(2 * index).cast::<[u8; 2]>().read() };
+        f32::from_bits(u32::from(u16::from_le_bytes(pair)) << 16)
+    }
+
     /// The numbers in `range`.
     ///
     /// # Panics
@@ -71,6 +83,7 @@ pub struct Bf16Matrix<'a> {
 }
 
 impl<'a> Bf16Matrix<'a> {
+    #[inline(always)]
     pub(crate) fn as_ptr(self) -> *const u8 {
         self.data.as_ptr()
     }
@@ -155,12 +168,14 @@ impl<'a> Mxfp4Matrix<'a> {
     }
 
     /// The packed blocks of row `index`, `[cols / 32, 16]`.
+    #[inline(always)]
     pub(crate) fn row_blocks(self, index: usize) -> &'a [u8] {
         let len = self.cols / 2;
         &self.blocks[index * len..(index + 1) * len]
     }
 
     /// The scales of row `index`, `[cols / 32]`.
+    #[inline(always)]
     pub(crate) fn row_scales(self, index: usize) -> &'a [u8] {
         let len = self.cols / Self::BLOCK;
         &self.scales[index * len..(index + 1) * len]
@@ -210,11 +225,13 @@ impl<'a> ColumnsMut<'a> {
     }
 
     /// How many rows.
+    #[inline(always)]
     pub fn num_rows(&self) -> usize {
         self.num_rows
     }
 
     /// How many columns.
+    #[inline(always)]
     pub fn width(&self) -> usize {
         self.width
     }
@@ -264,10 +281,17 @@ impl<'a> ColumnsMut<'a> {
         split
     }
 
+    /// Where element `(row, column)` lies. Valid for writes of `width - column` numbers if both exist.
+    #[inline(always)]
+    pub(crate) fn element_ptr(&mut self, row: usize, column: usize) -> *mut f32 {
+        self.first.wrapping_add(row * self.stride + column)
+    }
+
     /// The columns of row `index`, `[width]`.
     ///
     /// # Panics
     /// If `index` is out of range.
+    #[inline(always)]
     pub fn row(&mut self, index: usize) -> &mut [f32] {
         assert!(index < self.num_rows, "row {index} of {}", self.num_rows);
         // SAFETY: `new` and `split_at` keep `first + row * stride + 0..width` inside the borrowed matrix

@@ -54,7 +54,7 @@ impl Vector for Avx2 {
                 0, 0, 1, 1, 4, 4, 5, 5, 8, 8, 9, 9, 12, 12, 13, 13, // lower half
                 2, 2, 3, 3, 6, 6, 7, 7, 10, 10, 11, 11, 14, 14, 15, 15, // upper half
             );
-            let packed = _mm256_broadcastsi128_si256(_mm_loadu_si128(from.cast()));
+            let packed = _mm256_loadu2_m128i(from.cast(), from.cast());
             let twice = _mm256_shuffle_epi8(packed, spread);
             // In each pair of equal bytes: the low nibble of the first, the high nibble of the second.
             let shifted = _mm256_srli_epi16::<4>(twice);

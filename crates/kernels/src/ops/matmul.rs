@@ -37,7 +37,7 @@ const COLS: usize = 256;
 /// `out[t, j] = bias[rows.start + j] + sum over k of x[t, k] * weights[rows.start + j, k]`.
 ///
 /// `x` is `[num_tokens, weights.cols()]`, `out` `[num_tokens, rows.len()]`, `bias` (if any)
-/// `[weights.rows()]`.
+/// `[weights.rows()]`. The number of columns is a multiple of 8, as every width of GPT-OSS is.
 ///
 /// # Panics
 /// If a shape does not fit.
@@ -50,6 +50,11 @@ pub fn bf16_matmul(
     out: &mut ColumnsMut<'_>,
 ) {
     check_shapes(x, weights.rows(), weights.cols(), &rows, bias, out);
+    assert!(
+        weights.cols().is_multiple_of(LANES),
+        "{} columns",
+        weights.cols()
+    );
     let job = Job {
         x,
         cols: weights.cols(),
@@ -130,8 +135,6 @@ pub(crate) trait Tiles {
 /// Rows of weights that can be read eight columns at a time.
 pub(crate) trait Rows: Copy {
     unsafe fn load<V: Vector>(self, row: usize, col: usize) -> V;
-    /// `len < LANES` columns, then zeros.
-    unsafe fn load_partial<V: Vector>(self, row: usize, col: usize, len: usize) -> V;
 }
 
 #[derive(Clone, Copy)]
@@ -166,12 +169,6 @@ impl Rows for Bf16Rows {
         // SAFETY: the caller asks for rows and columns that exist.
         unsafe { V::load_bf16(self.at(row, col)) }
     }
-
-    #[inline(always)]
-    unsafe fn load_partial<V: Vector>(self, row: usize, col: usize, len: usize) -> V {
-        // SAFETY: the caller asks for rows and columns that exist.
-        unsafe { V::load_bf16_partial(self.at(row, col), len) }
-    }
 }
 
 /// Decoded weights, `[_, COLS]`.
@@ -185,12 +182,6 @@ impl Rows for F32Rows {
     unsafe fn load<V: Vector>(self, row: usize, col: usize) -> V {
         // SAFETY: the caller asks for rows and columns that exist.
         unsafe { V::load(self.first.add(row * COLS + col)) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_partial<V: Vector>(self, row: usize, col: usize, len: usize) -> V {
-        // SAFETY: the caller asks for rows and columns that exist.
-        unsafe { V::load_partial(self.first.add(row * COLS + col), len) }
     }
 }
 
@@ -240,35 +231,31 @@ unsafe fn accumulate<V: Vector, W: Rows, const R: usize, const N: usize>(
 ) -> Tile<V, R, N> {
     // SAFETY: the caller vouches for the rows, tokens and columns.
     unsafe {
-        let whole = cols / LANES * LANES;
         let mut col = 0;
-        while col < whole {
-            let mut w = [V::splat(0.0); R];
-            for r in 0..R {
-                w[r] = weights.load(row + r, col);
-            }
+        while col < cols {
+            // A tile has no more tokens than rows: with R x N = 4 x 3, twelve sums, three x and one w
+            // are exactly the sixteen registers of AVX2.
+            let mut tokens = [V::splat(0.0); N];
             for n in 0..N {
-                let x = V::load(x.add(n * x_stride + col));
-                for r in 0..R {
-                    sums[n][r] = w[r].mul_add(x, sums[n][r]);
+                tokens[n] = V::load(x.add(n * x_stride + col));
+            }
+            for r in 0..R {
+                let w: V = weights.load(row + r, col);
+                for n in 0..N {
+                    sums[n][r] = w.mul_add(tokens[n], sums[n][r]);
                 }
             }
             col += LANES;
-        }
-        if whole < cols {
-            for n in 0..N {
-                let x = V::load_partial(x.add(n * x_stride + whole), cols - whole);
-                for r in 0..R {
-                    let w: V = weights.load_partial(row + r, whole, cols - whole);
-                    sums[n][r] = w.mul_add(x, sums[n][r]);
-                }
-            }
         }
     }
     sums
 }
 
 /// Adds up the lanes of finished accumulators, and writes them with their bias.
+///
+/// # Safety
+/// `out` must have the tokens `token..token + N` and the columns `column..column + R`, and `job.bias` (if any)
+/// their numbers.
 #[inline(always)]
 pub(crate) unsafe fn finish<V: Vector, const R: usize, const N: usize>(
     sums: Tile<V, R, N>,
@@ -277,64 +264,86 @@ pub(crate) unsafe fn finish<V: Vector, const R: usize, const N: usize>(
     token: usize,
     column: usize,
 ) {
-    for n in 0..N {
-        for start in (0..R).step_by(4) {
-            // SAFETY: no pointers; the caller vouches for the instruction set.
-            let values = unsafe {
+    // SAFETY: the caller vouches for the tokens and columns; `count` is at most 4.
+    unsafe {
+        for n in 0..N {
+            for start in (0..R).step_by(4) {
+                let count = if R - start < 4 { R - start } else { 4 };
                 let mut four = [V::splat(0.0); 4];
-                for (r, sum) in four.iter_mut().enumerate() {
-                    if start + r < R {
-                        *sum = sums[n][start + r];
+                for r in 0..count {
+                    four[r] = sums[n][start + r];
+                }
+                let mut values = V::sum4(four);
+                if let Some(bias) = job.bias {
+                    for r in 0..count {
+                        values[r] += bias.get_unchecked(job.first_row + column + start + r);
                     }
                 }
-                V::sum4(four)
-            };
-            let row = &mut out.row(token + n)[column + start..];
-            for (r, (y, value)) in row.iter_mut().zip(values).take(R - start).enumerate() {
-                let row = job.first_row + column + start + r;
-                *y = value + job.bias.map_or(0.0, |bias| bias.get(row));
+                let to = out.element_ptr(token + n, column + start);
+                std::ptr::copy_nonoverlapping(values.as_ptr(), to, count);
             }
         }
     }
 }
 
-/// At most `TILE_TOKENS` tokens: every weight is read once, in order.
+/// At most `TILE_TOKENS` tokens: every weight is read from memory once, in order.
 ///
 /// # Safety
 /// `weights` must have `out.width()` rows of `job.cols` columns.
 #[inline(always)]
 unsafe fn straight<V: Vector, W: Rows>(weights: W, job: &Job<'_>, out: &mut ColumnsMut<'_>) {
-    // SAFETY: the caller's contract is that of the callees.
+    // SAFETY: the caller's contract is that of the callees, and the tokens exist.
     unsafe {
         match out.num_rows() {
-            1 => straight_tiles::<V, W, 8, 1>(weights, job, out),
-            2 => straight_tiles::<V, W, 4, 2>(weights, job, out),
-            3 => straight_tiles::<V, W, 4, 3>(weights, job, out),
-            _ => straight_tiles::<V, W, 3, 4>(weights, job, out),
+            1 => straight_tiles::<V, W, 8, 1, 0>(weights, job, out),
+            2 => straight_tiles::<V, W, 4, 2, 0>(weights, job, out),
+            3 => straight_tiles::<V, W, 4, 3, 0>(weights, job, out),
+            _ => straight_tiles::<V, W, 4, 2, 2>(weights, job, out),
+        }
+    }
+}
+
+/// `N + M` tokens, the weights of the latter from L1.
+#[inline(always)]
+unsafe fn straight_tiles<V: Vector, W: Rows, const R: usize, const N: usize, const M: usize>(
+    weights: W,
+    job: &Job<'_>,
+    out: &mut ColumnsMut<'_>,
+) {
+    let num_rows = out.width();
+    let mut row = 0;
+    // SAFETY: the caller's contract.
+    unsafe {
+        while row + R <= num_rows {
+            straight_tile::<V, W, R, N>(weights, job, out, row, 0);
+            if M > 0 {
+                straight_tile::<V, W, R, M>(weights, job, out, row, N);
+            }
+            row += R;
+        }
+        while row < num_rows {
+            straight_tile::<V, W, 1, N>(weights, job, out, row, 0);
+            if M > 0 {
+                straight_tile::<V, W, 1, M>(weights, job, out, row, N);
+            }
+            row += 1;
         }
     }
 }
 
 #[inline(always)]
-unsafe fn straight_tiles<V: Vector, W: Rows, const R: usize, const N: usize>(
+unsafe fn straight_tile<V: Vector, W: Rows, const R: usize, const N: usize>(
     weights: W,
     job: &Job<'_>,
     out: &mut ColumnsMut<'_>,
+    row: usize,
+    token: usize,
 ) {
-    let (x, cols, num_rows) = (job.x.as_ptr(), job.cols, out.width());
-    let mut row = 0;
-    // SAFETY: the caller's contract; there are N tokens.
+    // SAFETY: the caller's contract.
     unsafe {
-        while row + R <= num_rows {
-            let sums = accumulate::<V, W, R, N>(zeros(), weights, row, x, cols, cols);
-            finish(sums, job, out, 0, row);
-            row += R;
-        }
-        while row < num_rows {
-            let sums = accumulate::<V, W, 1, N>(zeros(), weights, row, x, cols, cols);
-            finish(sums, job, out, 0, row);
-            row += 1;
-        }
+        let x = job.x.as_ptr().add(token * job.cols);
+        let sums = accumulate::<V, W, R, N>(zeros(), weights, row, x, job.cols, job.cols);
+        finish(sums, job, out, token, row);
     }
 }
 
@@ -351,13 +360,13 @@ pub(crate) unsafe fn tiled<V: Vector, W: Tiles>(
     let (num_tokens, num_rows) = (out.num_rows(), out.width());
     let mut sums = [const { MaybeUninit::<V>::uninit() }; ROWS * TOKENS];
     for token in (0..num_tokens).step_by(TOKENS) {
+        let end = num_tokens.min(token + TOKENS);
         for row in (0..num_rows).step_by(ROWS) {
             let height = ROWS.min(num_rows - row);
             for col in (0..job.cols).step_by(COLS) {
                 let width = COLS.min(job.cols - col);
                 // SAFETY: the rows and columns exist.
                 let weights = unsafe { weights.tile::<V>(row, height, col, width) };
-                let end = num_tokens.min(token + TOKENS);
                 let mut tile = CacheTile {
                     weights,
                     row,
@@ -366,18 +375,21 @@ pub(crate) unsafe fn tiled<V: Vector, W: Tiles>(
                     width,
                     sums: &mut sums,
                 };
-                let mut first = token;
+                let mut next = token;
                 // SAFETY: the tile's rows, tokens and columns exist; columns come in order.
                 unsafe {
-                    while first + 4 <= end {
-                        tile.tokens::<3, 4>(job, out, first, first - token);
-                        first += 4;
-                    }
-                    match end - first {
-                        1 => tile.tokens::<4, 1>(job, out, first, first - token),
-                        2 => tile.tokens::<4, 2>(job, out, first, first - token),
-                        3 => tile.tokens::<4, 3>(job, out, first, first - token),
-                        _ => {}
+                    while next < end {
+                        // Threes, but rather two twos at the end than a three and a slow one.
+                        match end - next {
+                            1 => tile.tokens::<4, 1>(job, out, next, next - token),
+                            2 | 4 => tile.tokens::<4, 2>(job, out, next, next - token),
+                            _ => tile.tokens::<4, 3>(job, out, next, next - token),
+                        }
+                        next += match end - next {
+                            1 => 1,
+                            2 | 4 => 2,
+                            _ => 3,
+                        };
                     }
                 }
             }
@@ -436,7 +448,8 @@ impl<V: Vector, W: Rows> CacheTile<'_, V, W> {
             if self.col > 0 {
                 for n in 0..N {
                     for r in 0..R {
-                        sums[n][r] = self.sums[(index + n) * ROWS + row + r].assume_init();
+                        let parked = self.sums.get_unchecked((index + n) * ROWS + row + r);
+                        sums[n][r] = parked.assume_init();
                     }
                 }
             }
@@ -447,7 +460,8 @@ impl<V: Vector, W: Rows> CacheTile<'_, V, W> {
             } else {
                 for n in 0..N {
                     for r in 0..R {
-                        self.sums[(index + n) * ROWS + row + r].write(sums[n][r]);
+                        let place = self.sums.get_unchecked_mut((index + n) * ROWS + row + r);
+                        place.write(sums[n][r]);
                     }
                 }
             }

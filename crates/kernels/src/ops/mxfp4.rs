@@ -114,17 +114,22 @@ impl Tiles for Decoder<'_> {
 }
 
 /// The columns from `col` of one row. `col` and `out.len()` are whole blocks.
+///
+/// With pointers: an iterator that fails to be inlined here is called once a block, without AVX.
 #[inline(always)]
 unsafe fn decode_row<V: Vector>(weights: Mxfp4Matrix<'_>, row: usize, col: usize, out: &mut [f32]) {
-    let blocks = weights.row_blocks(row)[col / 2..].chunks_exact(BLOCK / 2);
-    let scales = &weights.row_scales(row)[col / BLOCK..];
-    for ((out, block), scale) in out.chunks_exact_mut(BLOCK).zip(blocks).zip(scales) {
-        // SAFETY: `block` has 16 bytes and `out` 32 numbers.
+    let blocks = weights.row_blocks(row)[col / 2..][..out.len() / 2].as_ptr();
+    let scales = weights.row_scales(row)[col / BLOCK..][..out.len() / BLOCK].as_ptr();
+    for b in 0..out.len() / BLOCK {
+        // SAFETY: there are as many blocks of 16 bytes, and as many scales, as blocks of 32 numbers in `out`.
         unsafe {
-            let scale = V::splat(SCALES[usize::from(*scale)]);
-            for (i, vector) in V::load_e2m1(block.as_ptr()).into_iter().enumerate() {
-                vector.mul(scale).store(out.as_mut_ptr().add(i * LANES));
-            }
+            let scale = V::splat(SCALES[usize::from(*scales.add(b))]);
+            let [w0, w1, w2, w3] = V::load_e2m1(blocks.add(b * BLOCK / 2));
+            let out = out.as_mut_ptr().add(b * BLOCK);
+            w0.mul(scale).store(out);
+            w1.mul(scale).store(out.add(LANES));
+            w2.mul(scale).store(out.add(2 * LANES));
+            w3.mul(scale).store(out.add(3 * LANES));
         }
     }
 }
