@@ -3,7 +3,7 @@
 //! A small machine: *between* messages, in a *header*, in a *body*. Knows the format only; which
 //! functions were declared, where generation stops and what a client sees is the caller's affair.
 //!
-//! Invariants, held by `tests/parser_properties.rs`:
+//! Invariants, held by `tests/integration/properties.rs`:
 //! - no call panics or fails, and memory is bounded by [`header::MAX_TOKENS`] tokens;
 //! - no control token and no broken UTF-8 comes out; a character cut by a token border waits;
 //! - *no text is lost*: the bytes of every token below [`special::FIRST_CONTROL`] come out in
