@@ -6,6 +6,7 @@
 
 mod buffers;
 mod kv;
+mod linear;
 mod moe;
 
 use gossamer_kernels::{
@@ -28,6 +29,7 @@ use crate::weights::Weight;
 use buffers::Buffers;
 pub use buffers::CpuTensor;
 use kv::CpuKvCache;
+use linear::CpuLinear;
 use moe::MoeScratch;
 
 /// Multiply-adds below which waking the other threads costs more than it saves.
@@ -59,32 +61,10 @@ pub struct Cpu {
     samplers: Vec<Mutex<sampler::Scratch>>,
 }
 
-/// A bf16 matrix in place.
-pub struct CpuLinear {
-    weight: Weight,
-    bias: Option<Weight>,
-    outputs: usize,
-    inputs: usize,
-}
-
 /// A normalization's weight in place.
 pub struct CpuNorm {
     weight: Weight,
     eps: f32,
-}
-
-impl CpuLinear {
-    fn matrix(&self) -> Bf16Matrix<'_> {
-        Bf16Matrix::new(
-            Bf16Slice::new(self.weight.bytes()),
-            self.outputs,
-            self.inputs,
-        )
-    }
-
-    fn bias(&self) -> Option<Bf16Slice<'_>> {
-        self.bias.as_ref().map(|bias| Bf16Slice::new(bias.bytes()))
-    }
 }
 
 impl Cpu {
@@ -135,6 +115,28 @@ impl Cpu {
         CpuTensor::new(&self.buffers, rows, cols)
     }
 
+    /// `x Wᵀ + bias`, the matrix's rows shared out.
+    fn multiply(
+        &mut self,
+        x: &CpuTensor,
+        matrix: Bf16Matrix<'_>,
+        bias: Option<Bf16Slice<'_>>,
+    ) -> CpuTensor {
+        let isa = self.isa;
+        let mut out = self.tensor(x.rows(), matrix.rows());
+        let mut columns = ColumnsMut::new(out.data_mut(), x.rows());
+        let work = x.rows() * matrix.rows() * matrix.cols();
+        if self.team.size() == 1 || work < MIN_PARALLEL_WORK {
+            bf16_matmul(isa, x.data(), matrix, 0..matrix.rows(), bias, &mut columns);
+        } else {
+            let parts = columns.split_even(self.team.size() * PARTS_PER_THREAD, COLUMN_UNIT);
+            self.team.for_each(parts, |_, (rows, mut columns)| {
+                bf16_matmul(isa, x.data(), matrix, rows, bias, &mut columns);
+            });
+        }
+        out
+    }
+
     /// `work(first_row, rows)` for runs of rows that cover `x`; `cost` is the work per row, in multiply-adds.
     fn for_row_runs(
         &mut self,
@@ -143,7 +145,7 @@ impl Cpu {
         work: impl Fn(usize, &mut [f32]) + Sync,
     ) {
         let (rows, cols) = (x.rows(), x.cols());
-        if self.team.size() == 1 || rows * cost < MIN_PARALLEL_WORK {
+        if self.team.size() == 1 || rows == 1 || rows * cost < MIN_PARALLEL_WORK {
             return work(0, x.data_mut());
         }
         let run = rows.div_ceil(self.team.size() * PARTS_PER_THREAD);
@@ -171,14 +173,14 @@ fn yarn_params(model: &ModelConfig) -> YarnParams {
 
 impl Backend for Cpu {
     type Tensor = CpuTensor;
-    type Embedding = CpuLinear;
+    type Embedding = Weight;
     type Norm = CpuNorm;
     type Linear = CpuLinear;
     type Sinks = Vec<f32>;
     type Experts = ExpertWeights;
 
-    fn load_embedding(&mut self, table: Weight) -> Result<CpuLinear, LoadError> {
-        self.load_linear(table, None)
+    fn load_embedding(&mut self, table: Weight) -> Result<Weight, LoadError> {
+        Ok(table)
     }
 
     fn load_norm(&mut self, weight: Weight, eps: f32) -> Result<CpuNorm, LoadError> {
@@ -190,13 +192,7 @@ impl Backend for Cpu {
         weight: Weight,
         bias: Option<Weight>,
     ) -> Result<CpuLinear, LoadError> {
-        let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
-        Ok(CpuLinear {
-            weight,
-            bias,
-            outputs,
-            inputs,
-        })
+        Ok(CpuLinear::new(weight, bias))
     }
 
     fn load_sinks(&mut self, sinks: Weight) -> Result<Vec<f32>, LoadError> {
@@ -227,10 +223,11 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn embed(&mut self, table: &CpuLinear, step: &Step<'_>) -> Result<CpuTensor, StepError> {
-        let mut x = self.tensor(step.tokens.len(), table.inputs);
-        for (row, token) in x.data_mut().chunks_exact_mut(table.inputs).zip(step.tokens) {
-            widen_bf16(self.isa, table.matrix().row(*token as usize), row);
+    fn embed(&mut self, table: &Weight, step: &Step<'_>) -> Result<CpuTensor, StepError> {
+        let width = table.shape()[1];
+        let mut x = self.tensor(step.tokens.len(), width);
+        for (row, token) in x.data_mut().chunks_exact_mut(width).zip(step.tokens) {
+            widen_bf16(self.isa, Bf16Slice::new(table.entry(*token as usize)), row);
         }
         Ok(x)
     }
@@ -246,18 +243,19 @@ impl Backend for Cpu {
     }
 
     fn linear(&mut self, x: &CpuTensor, linear: &CpuLinear) -> Result<CpuTensor, StepError> {
-        let (isa, matrix, bias) = (self.isa, linear.matrix(), linear.bias());
+        let Some((rows, row_of)) = linear.distinct() else {
+            return Ok(self.multiply(x, linear.matrix(), linear.bias()));
+        };
+        let once = self.multiply(x, rows, None);
         let mut out = self.tensor(x.rows(), linear.outputs);
-        let mut columns = ColumnsMut::new(out.data_mut(), x.rows());
-        let work = x.rows() * linear.outputs * linear.inputs;
-        if self.team.size() == 1 || work < MIN_PARALLEL_WORK {
-            bf16_matmul(isa, x.data(), matrix, 0..linear.outputs, bias, &mut columns);
-        } else {
-            let parts = columns.split_even(self.team.size() * PARTS_PER_THREAD, COLUMN_UNIT);
-            self.team.for_each(parts, |_, (rows, mut columns)| {
-                bf16_matmul(isa, x.data(), matrix, rows, bias, &mut columns);
-            });
-        }
+        self.for_row_runs(&mut out, linear.outputs, |first, out| {
+            for (index, out) in out.chunks_exact_mut(row_of.len()).enumerate() {
+                let once = once.row(first + index);
+                for (out, row) in out.iter_mut().zip(row_of) {
+                    *out = once[*row as usize];
+                }
+            }
+        });
         Ok(out)
     }
 

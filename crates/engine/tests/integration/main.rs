@@ -5,5 +5,6 @@ mod batching;
 mod driver;
 mod folder;
 mod loading;
+mod parity;
 mod reference;
 mod widths;
