@@ -111,7 +111,9 @@ class Server:
 
     def metrics(self):
         """Every series of /metrics: its name with labels, and its value."""
-        lines = [line for line in self.get("/metrics").text.splitlines() if not line.startswith("#")]
+        response = self.get("/metrics")
+        assert response.status == 200, response.text
+        lines = [line for line in response.text.splitlines() if not line.startswith("#")]
         return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
     def busy(self):

@@ -60,6 +60,7 @@ def test_clients_that_go_away_while_queued_and_in_prefill():
     """One runs, the others never start; a long prompt is cancelled between its chunks."""
     with Server("--max-num-seqs", "1", "--max-num-batched-tokens", "16") as server:
         busy = server.open("/v1/completions", long_completion([13225] * 3000, 100))
+        wait_until(lambda: server.busy() == 1, 30, "running")
         queued = [server.open("/v1/completions", long_completion("Hello", 10, stream=i % 2 == 0)) for i in range(8)]
         wait_until(lambda: server.busy() == 9, 10, "queued")
         for connection in queued:
