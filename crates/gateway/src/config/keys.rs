@@ -67,7 +67,7 @@ pub const KEYS: &[Key] = &[
     Key { section: "server", name: "port", flag: "port", kind: int(0, 65535), default: "8000",
         help: "TCP port. 0 takes a free one; the banner names it." },
     Key { section: "server", name: "workers", flag: "workers", kind: int_or(1, 256, AUTO), default: "auto",
-        help: "Threads that serve HTTP. auto: half of the cores, at least 1 and at most 4; the model needs the cores more." },
+        help: "Threads that serve HTTP. auto: one per core, at least 2 and at most 4; they only move bytes." },
     Key { section: "server", name: "max_body_bytes", flag: "max-body-bytes", kind: Kind::Size { min: 1 << 10, max: 1 << 30, word: None }, default: "8MiB",
         help: "Largest request body; a larger one is answered with 413." },
     Key { section: "server", name: "max_connections", flag: "max-connections", kind: int(1, 1 << 20), default: "1024",
