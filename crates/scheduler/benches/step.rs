@@ -17,16 +17,19 @@ fn main() {
 /// Median times of decode steps once all prompts are computed.
 fn measure(num_seqs: usize, prompt_len: usize) -> (Duration, Duration) {
     const STEPS: usize = 200;
+    const BUDGET: usize = 8192;
+    // The first sequences decode while the last prompts are still computed.
+    let max_tokens = STEPS + 10 + 2 * num_seqs * prompt_len / BUDGET;
     let capacity = Capacity {
         block_size: 16,
         max_model_len: 131_072,
         groups: vec![GroupCapacity {
-            num_blocks: num_seqs * (prompt_len + STEPS) / 16 + 2 * num_seqs,
+            num_blocks: num_seqs * ((prompt_len + max_tokens) / 16 + 2),
             block_bytes: 1,
         }],
     };
     let config = SchedulerConfig {
-        max_num_batched_tokens: 8192,
+        max_num_batched_tokens: BUDGET,
         max_num_seqs: num_seqs,
         max_waiting: num_seqs,
         enable_prefix_caching: true,
@@ -42,7 +45,7 @@ fn measure(num_seqs: usize, prompt_len: usize) -> (Duration, Duration) {
             sampling: Arc::new(SamplingParams::greedy()),
             stop: StopConditions {
                 stop_token_ids: Arc::new([]),
-                max_tokens: STEPS + 10,
+                max_tokens,
                 min_tokens: 0,
             },
             cache_salt: 0,

@@ -8,7 +8,8 @@ use std::time::Duration;
 /// Limits of the scheduler. Every value is the operator's; there is no `Default`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SchedulerConfig {
-    /// The step budget: most tokens of one step, decodes and prefill chunks together. At least 1.
+    /// The step budget: most tokens of one step, decodes and prefill chunks together. At least 1; below
+    /// `max_num_seqs` the latest of the running sequences may have to skip steps.
     pub max_num_batched_tokens: usize,
     /// Most sequences that run at the same time, at least 1. A sequence counts from the first chunk of its
     /// prefill until it ends or is preempted; the siblings of an `n > 1` request count once the shared prompt

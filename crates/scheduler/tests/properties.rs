@@ -7,6 +7,7 @@ mod common;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::sync::Arc;
 
 use common::{ContentExecutor, STOP, alone};
@@ -174,6 +175,8 @@ struct Driver {
     requests: BTreeMap<RequestId, Expected>,
     num_steps: usize,
     coverage: Coverage,
+    /// Every plan and event, as text, when wanted.
+    log: Option<String>,
 }
 
 impl Driver {
@@ -185,6 +188,7 @@ impl Driver {
             requests: BTreeMap::new(),
             num_steps: 0,
             coverage: Coverage::default(),
+            log: None,
         }
     }
 
@@ -296,6 +300,9 @@ impl Driver {
             return;
         };
         self.num_steps += 1;
+        if let Some(log) = &mut self.log {
+            writeln!(log, "{plan:?}").unwrap();
+        }
         let config = &self.setup.config;
         assert!(plan.num_tokens() <= config.max_num_batched_tokens);
         assert!(plan.slices.len() <= config.max_num_seqs);
@@ -372,6 +379,9 @@ impl Driver {
     fn check(&mut self) {
         invariants::check(&self.scheduler).unwrap();
         for (id, event) in self.scheduler.take_events() {
+            if let Some(log) = &mut self.log {
+                writeln!(log, "{id:?} {event:?}").unwrap();
+            }
             let expected = self.requests.get_mut(&id).expect("submitted");
             assert_eq!(
                 expected.terminal, None,
@@ -526,4 +536,24 @@ fn any_interleaving_gives_every_request_its_own_answer_and_one_end() {
         cancelled_with_output,
     ];
     assert!(least.iter().all(|&count| count >= 30), "{least:?}");
+}
+
+#[test]
+fn the_same_calls_give_the_same_plans_and_events() {
+    let run = |setup: &Setup, ops: &[Op]| {
+        let mut driver = Driver::new(setup.clone());
+        driver.log = Some(String::new());
+        for op in ops {
+            driver.apply(op.clone());
+        }
+        driver.log.take()
+    };
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(50));
+    let result = runner.run(&script(), |(setup, ops)| {
+        prop_assert_eq!(run(&setup, &ops), run(&setup, &ops));
+        Ok(())
+    });
+    if let Err(failure) = result {
+        panic!("{failure}");
+    }
 }

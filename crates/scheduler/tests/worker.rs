@@ -372,16 +372,16 @@ fn many_clients_on_a_tiny_pool_get_their_own_answers_and_leave_nothing_behind() 
 async fn a_request_that_waits_too_long_fails_and_one_that_runs_does_not() {
     let mut config = config();
     config.max_num_seqs = 1;
-    config.queue_timeout = Some(Duration::from_millis(20));
+    config.queue_timeout = Some(Duration::from_millis(300));
     let rig = Rig::new(config);
     let running = rig.handle.submit(request(1, 3)).unwrap();
     rig.step();
     let waiting = rig.handle.submit(request(1, 3)).unwrap();
-    std::thread::sleep(Duration::from_millis(30));
+    std::thread::sleep(Duration::from_millis(400));
     let _fresh = rig.handle.submit(request(1, 3)).unwrap();
     rig.act(Act::Draw);
     rig.step();
-    let timeout = RequestError::QueueTimeout { limit_ms: 20 };
+    let timeout = RequestError::QueueTimeout { limit_ms: 300 };
     assert_eq!(events(waiting).await, [TokenEvent::Failed(timeout)]);
     let (handle, ..) = rig.let_go();
     assert!(matches!(last_event(running).await, TokenEvent::Finished(_)));

@@ -50,7 +50,6 @@ pub fn next_token(tokens: &[TokenId], seed: u64, choice: u32, stop_banned: bool)
 }
 
 /// What choice `choice` of the request generates when nothing else runs.
-
 pub fn alone(request: &NewRequest, choice: u32) -> (Vec<TokenId>, FinishReason) {
     let mut tokens = request.prompt.clone();
     loop {
