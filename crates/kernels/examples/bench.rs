@@ -1,6 +1,6 @@
 //! How fast the kernels are on this machine: `cargo run --release -p gossamer-kernels --example bench [isa [part]]`.
 //!
-//! One thread. Long products are timed in slices of rows and each line is the best slice's pace, so that a busy
+//! One thread. Long calls are timed in slices of rows or heads and each line is the best slice's pace, so that a busy
 //! machine disturbs little. GB/s counts the weights once per call, GMAC/s the multiply-adds of the
 //! mathematical product.
 
@@ -25,7 +25,7 @@ fn main() {
     if run("tiny") {
         lm_head(isa, 201_088, 128, &[1, 2, 3, 4, 8, 16, 64]);
         lm_head(isa, 4096, 128, &[1, 2, 4, 16, 64]);
-        experts(isa, 256, 128, &[1, 4, 5, 6, 7, 8, 10, 12, 15, 16, 32, 48, 64]);
+        experts(isa, 256, 128, &[1, 2, 3, 4, 5, 8, 16, 64]);
     }
     if run("dense") {
         lm_head(isa, 2880, 2880, &[1, 4, 16, 64]);

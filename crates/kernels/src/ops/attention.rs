@@ -23,7 +23,7 @@ const CHUNK: usize = 16;
 /// Vectors per head.
 const HEAD_VECTORS: usize = HEAD_DIM / LANES;
 /// (query, head) pairs that share one widening of a chunk.
-const PAIRS: usize = 256;
+const PAIRS: usize = 128;
 
 /// Where a layer's cached keys (or values) lie: bf16 bits, `[num_blocks, num_kv_heads, block_size, HEAD_DIM]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -118,37 +118,40 @@ fn company(
 
 #[test]
 fn every_mxfp4_byte_and_scale_decodes_exactly() {
-    // One row per scale; x picks one column, so that the product is the weight itself.
-    let cols = 512;
-    let blocks: Vec<u8> = (0..256 * cols / 2).map(|i| (i % 256) as u8).collect();
-    let scales: Vec<u8> = (0..256 * cols / 32)
-        .map(|i| (i / (cols / 32)) as u8)
-        .collect();
-    let weights = Mxfp4Matrix::new(&blocks, &scales, 256, cols);
+    // A row is one block, so that overflow in one scale stays there; sixteen rows per scale hold every byte
+    // once, at a place that turns with the scale. Each token picks one column: a product is a weight.
+    let (rows, cols) = (16 * 256, 32);
+    let byte = |row: usize, i: usize| (row % 16 * 16 + (i + row / 16) % 16) as u8;
+    let blocks: Vec<u8> = (0..rows * 16).map(|at| byte(at / 16, at % 16)).collect();
+    let scales: Vec<u8> = (0..rows).map(|row| (row / 16) as u8).collect();
+    let weights = Mxfp4Matrix::new(&blocks, &scales, rows, cols);
+    let mut identity = vec![0.0; cols * cols];
+    for col in 0..cols {
+        identity[col * cols + col] = 1.0;
+    }
     for isa in Isa::available() {
-        for col in 0..cols {
-            // 1 and 5 tokens take different ways through the code.
-            for num_tokens in [1, 5] {
-                let mut x = vec![0.0; num_tokens * cols];
-                x[(num_tokens - 1) * cols + col] = 1.0;
-                let mut out = vec![f32::NAN; num_tokens * 256];
+        // One at a time and all at once take different ways through the code.
+        for num_tokens in [1, cols] {
+            for (call, x) in identity.chunks_exact(num_tokens * cols).enumerate() {
+                let mut out = vec![f32::NAN; num_tokens * rows];
                 mxfp4_matmul(
                     isa,
-                    &x,
+                    x,
                     weights,
-                    0..256,
+                    0..rows,
                     None,
                     &mut ColumnsMut::new(&mut out, num_tokens),
                 );
-                for (scale, got) in out[(num_tokens - 1) * 256..].iter().enumerate() {
-                    let exact = naive::mxfp4(weights, scale, col);
-                    let (got, context) =
-                        (f64::from(*got), format!("{isa} scale {scale} col {col}"));
-                    // 2^127 times 2 and more is past f32, and infinity times the zeros of x is NaN.
-                    let row_overflows = scale >= 253;
+                for (at, got) in out.into_iter().enumerate() {
+                    let (row, col) = (at % rows, call * num_tokens + at / rows);
+                    let exact = naive::mxfp4(weights, row, col);
+                    // From 2^126 on, 4 and 6 are past f32, and infinity times the zeros of x is NaN.
+                    let may_overflow = scales[row] >= 253;
+                    let right = f64::from(got) == exact || may_overflow && !got.is_finite();
                     assert!(
-                        got == exact || row_overflows && !got.is_finite(),
-                        "{context}: {got} {exact}"
+                        right,
+                        "{isa} scale {} col {col}: {got} is not {exact}",
+                        scales[row]
                     );
                 }
             }

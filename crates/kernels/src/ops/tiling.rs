@@ -1,18 +1,22 @@
-//! `y = x Wᵀ + bias`: the tiling shared by both weight formats, and bf16 weights.
+//! The tiling of `y = x Wᵀ + bias`, shared by both weight formats.
 //!
 //! Each output is one dot product, kept in one vector accumulator that takes the columns eight at a time
 //! in ascending order, its lanes added at the end by `Vector::sum4`. Nothing else about an output depends
 //! on where it lies, so tiles may have any shape: that is how batch invariance holds here.
 //!
 //! ```text
-//! few tokens (one tile wide)         many tokens
-//!   for R rows at a time:              for ROWS rows, for COLS columns: (weights stay in L1)
-//!     for all columns:                   for N tokens, for R rows of them:
-//!       R x N accumulators                 R x N accumulators, parked in `sums` between column chunks
+//! few tokens                           many tokens
+//!   for R rows at a time:                for ROWS rows, for COLS columns: (weights stay in L1)
+//!     for all columns:                     for N tokens, for R rows of them:
+//!       R x N accumulators                   R x N accumulators, parked in `sums` between column chunks
 //! ```
 //! With few tokens a weight is used once or a few times: read it in order, at the speed of memory. With many
-//! it is used from cache, and R x N = 3 x 4 accumulators keep two FMA units busy with 7 loads per 12 FMAs.
-//! More than one accumulator per output would be faster alone, but a 3 x 4 tile has no registers for them.
+//! it is used from cache, and R x N = 4 x 3 accumulators keep two FMA units busy with 7 loads per 12 FMAs;
+//! their lanes are then added four rows at a time and stored as four neighbours.
+//!
+//! Left out: several accumulators per output (faster for one token in cache, but a 4 x 3 tile has no registers
+//! for them), software prefetch of the next rows (no gain within the noise for rows of 256 bytes, and a loss for
+//! long ones), 3 x 4 tiles (the sums of three rows cost as much as those of four).
 
 #![allow(
     clippy::needless_range_loop,
@@ -23,68 +27,16 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use crate::vector::{LANES, Vector};
-use crate::{Bf16Matrix, Bf16Slice, ColumnsMut, Isa};
+use crate::{Bf16Slice, ColumnsMut};
 
-/// Tokens in the widest register tile; up to this many, weights are read straight through.
+/// Up to this many tokens, weights are read straight through.
 pub(crate) const TILE_TOKENS: usize = 4;
-/// Rows of a cache tile: a multiple of every tile height up to 4.
+/// Rows of a cache tile: a multiple of the 4 of a register tile.
 const ROWS: usize = 12;
 /// Tokens of a cache tile.
 const TOKENS: usize = 64;
 /// Columns of a cache tile: 12 rows of decoded MXFP4 take 12 KiB of L1. A multiple of 32.
 const COLS: usize = 256;
-
-/// `out[t, j] = bias[rows.start + j] + sum over k of x[t, k] * weights[rows.start + j, k]`.
-///
-/// `x` is `[num_tokens, weights.cols()]`, `out` `[num_tokens, rows.len()]`, `bias` (if any)
-/// `[weights.rows()]`. The number of columns is a multiple of 8, as every width of GPT-OSS is.
-///
-/// # Panics
-/// If a shape does not fit.
-pub fn bf16_matmul(
-    isa: Isa,
-    x: &[f32],
-    weights: Bf16Matrix<'_>,
-    rows: Range<usize>,
-    bias: Option<Bf16Slice<'_>>,
-    out: &mut ColumnsMut<'_>,
-) {
-    check_shapes(x, weights.rows(), weights.cols(), &rows, bias, out);
-    assert!(
-        weights.cols().is_multiple_of(LANES),
-        "{} columns",
-        weights.cols()
-    );
-    let job = Job {
-        x,
-        cols: weights.cols(),
-        first_row: rows.start,
-        bias,
-    };
-    // SAFETY: the shapes are checked, and a `Bf16Matrix` holds all its rows.
-    unsafe { bf16(isa, weights, &job, out) }
-}
-
-dispatch! { fn bf16 = bf16_generic(weights: Bf16Matrix<'_>, job: &Job<'_>, out: &mut ColumnsMut<'_>) }
-
-#[inline(always)]
-unsafe fn bf16_generic<V: Vector>(
-    weights: Bf16Matrix<'_>,
-    job: &Job<'_>,
-    out: &mut ColumnsMut<'_>,
-) {
-    let stride = 2 * weights.cols();
-    let first = weights.as_ptr().wrapping_add(job.first_row * stride);
-    let rows = Bf16Rows { first, stride };
-    // SAFETY: `rows` covers the rows and columns of the job, in both branches.
-    unsafe {
-        if out.num_rows() <= TILE_TOKENS {
-            straight::<V, _>(rows, job, out);
-        } else {
-            tiled::<V, _>(rows, job, out);
-        }
-    }
-}
 
 /// The contract shared by both matrix multiplications.
 pub(crate) fn check_shapes(
@@ -135,40 +87,6 @@ pub(crate) trait Tiles {
 /// Rows of weights that can be read eight columns at a time.
 pub(crate) trait Rows: Copy {
     unsafe fn load<V: Vector>(self, row: usize, col: usize) -> V;
-}
-
-#[derive(Clone, Copy)]
-struct Bf16Rows {
-    first: *const u8,
-    /// In bytes.
-    stride: usize,
-}
-
-impl Bf16Rows {
-    #[inline(always)]
-    fn at(self, row: usize, col: usize) -> *const u8 {
-        self.first.wrapping_add(row * self.stride + 2 * col)
-    }
-}
-
-impl Tiles for Bf16Rows {
-    type Tile = Bf16Rows;
-
-    #[inline(always)]
-    unsafe fn tile<V: Vector>(&mut self, row: usize, _: usize, col: usize, _: usize) -> Bf16Rows {
-        Bf16Rows {
-            first: self.at(row, col),
-            ..*self
-        }
-    }
-}
-
-impl Rows for Bf16Rows {
-    #[inline(always)]
-    unsafe fn load<V: Vector>(self, row: usize, col: usize) -> V {
-        // SAFETY: the caller asks for rows and columns that exist.
-        unsafe { V::load_bf16(self.at(row, col)) }
-    }
 }
 
 /// Decoded weights, `[_, COLS]`.
@@ -270,9 +188,7 @@ pub(crate) unsafe fn finish<V: Vector, const R: usize, const N: usize>(
             for start in (0..R).step_by(4) {
                 let count = if R - start < 4 { R - start } else { 4 };
                 let mut four = [V::splat(0.0); 4];
-                for r in 0..count {
-                    four[r] = sums[n][start + r];
-                }
+                four[..count].copy_from_slice(&sums[n][start..start + count]);
                 let mut values = V::sum4(four);
                 if let Some(bias) = job.bias {
                     for r in 0..count {
@@ -291,7 +207,11 @@ pub(crate) unsafe fn finish<V: Vector, const R: usize, const N: usize>(
 /// # Safety
 /// `weights` must have `out.width()` rows of `job.cols` columns.
 #[inline(always)]
-unsafe fn straight<V: Vector, W: Rows>(weights: W, job: &Job<'_>, out: &mut ColumnsMut<'_>) {
+pub(crate) unsafe fn straight<V: Vector, W: Rows>(
+    weights: W,
+    job: &Job<'_>,
+    out: &mut ColumnsMut<'_>,
+) {
     // SAFETY: the caller's contract is that of the callees, and the tokens exist.
     unsafe {
         match out.num_rows() {

@@ -2,7 +2,7 @@
 //!
 //! A decoded weight is its E2M1 number times its block's scale. That product is exact (a power of two), so
 //! scaling the weights and not the block's partial sums costs no accuracy, makes the accumulation the one of
-//! `matmul.rs`, and pays as soon as four tokens share a block.
+//! `tiling.rs`, and pays as soon as four tokens share a block.
 
 #![allow(
     clippy::needless_range_loop,
@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use crate::ops::matmul::{Decoded, F32Rows, Job, TILE_TOKENS, Tiles, check_shapes, finish, tiled};
+use crate::ops::tiling::{Decoded, F32Rows, Job, TILE_TOKENS, Tiles, check_shapes, finish, tiled};
 use crate::vector::{LANES, Vector};
 use crate::{Bf16Slice, ColumnsMut, Isa, Mxfp4Matrix};
 
