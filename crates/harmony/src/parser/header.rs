@@ -42,8 +42,10 @@ pub(super) enum Opened {
 pub(super) enum Close {
     /// `<|message|>`: as it should be.
     Message,
-    /// `<|end|>`, `<|call|>` or a new `<|start|>`.
+    /// `<|end|>` or `<|call|>`.
     End,
+    /// A new `<|start|>`.
+    Restart,
     /// `<|return|>`.
     Return,
     /// [`MAX_TOKENS`] were reached.
@@ -161,7 +163,8 @@ impl Header {
         if close == Close::Message && !reading.text.is_empty() {
             repairs.count(RepairKind::HeaderText);
         }
-        if self.opened == Opened::ByStart && !reading.has_role && close != Close::Truncated {
+        let is_given_up = matches!(close, Close::Truncated | Close::Restart);
+        if self.opened == Opened::ByStart && !reading.has_role && !is_given_up {
             repairs.count(RepairKind::MissingRole);
         }
         reading
@@ -188,10 +191,6 @@ impl Segment<'_> {
         loop {
             let word_at = at + blank_len(&self.text[at..]);
             if word_at == self.text.len() {
-                // Blanks alone are syntax, except between pieces of a body.
-                if !reading.text.is_empty() && !self.has_message {
-                    reading.text.extend_from_slice(&self.text[at..]);
-                }
                 return;
             }
             let taken = self.take(word_at, is_first_word, reading, repairs);
@@ -266,10 +265,13 @@ impl Segment<'_> {
         let is_header =
             self.opened == Opened::ByStart || self.has_message || reading.has_channel_part;
         let role = ROLES.iter().find(|role| word == role.as_bytes());
-        if let Some(role) = role.filter(|_| is_header) {
-            reading.has_role = true;
-            reading.is_foreign |= *role != "assistant";
-            return word.len();
+        if let Some(&role) = role.filter(|_| is_header) {
+            // The prompt has named the assistant; nothing here can make it another.
+            if role == "assistant" || self.opened != Opened::ByPrompt {
+                reading.has_role = true;
+                reading.is_foreign |= role != "assistant";
+                return word.len();
+            }
         }
         // A tool's message: its name in the place of the role, "to=assistant" behind it.
         let behind = &rest[word.len()..];

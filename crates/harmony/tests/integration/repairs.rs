@@ -4,7 +4,7 @@
 //! reports against other servers; the number is that of the report.
 
 use gossamer_harmony::RepairKind::{self, *};
-use gossamer_harmony::{Tokenizer, special};
+use gossamer_harmony::{Token, Tokenizer, special};
 
 use crate::heard::{Outcome, parse};
 
@@ -206,6 +206,11 @@ fn channels_are_guessed() {
     );
     check("final<|message|>4<|return|>", &[("content", "4")], &[]);
     check(
+        "user<|message|>4<|return|>",
+        &[("reasoning", "user"), ("content", "4")],
+        &[MissingChannel, HeaderText],
+    );
+    check(
         "<|channel|>––commentary<|message|>4<|end|>",
         &[("reasoning", "––commentary"), ("preamble", "4")],
         &[UnknownChannel, HeaderText],
@@ -314,6 +319,14 @@ fn missing_starts_and_ends_are_supplied() {
         ("<|end|><|message|>", &[MissingStart, MissingChannel]),
         ("<|end|>final<|message|>", &[MissingStart]),
         ("<|end|><|start|>assistant<|message|>", &[MissingChannel]),
+        (
+            "<|end|>\n<|start|>assistant<|channel|>final<|message|>",
+            &[MissingStart, DuplicateHeader],
+        ),
+        (
+            "<|end|><|start|>assistant<|start|>assistant<|channel|>final<|message|>",
+            &[DuplicateHeader],
+        ),
     ] {
         let script = format!("<|channel|>analysis<|message|>Hm.{middle}4<|return|>");
         check(&script, &answer, repairs);
@@ -328,12 +341,7 @@ fn missing_starts_and_ends_are_supplied() {
     check(
         "<|channel|>analysis<|message|>Hm.<|end|> 364 <|start|>assistant<|channel|>final<|message|>4<|return|>",
         &[("reasoning", "Hm."), ("content", " 364 4")],
-        &[
-            MissingStart,
-            MissingChannel,
-            MissingMessage,
-            DuplicateHeader,
-        ],
+        &[MissingStart, MissingChannel, MissingMessage],
     );
 }
 
@@ -423,15 +431,16 @@ fn unknown_tokens_are_dropped() {
     assert_eq!(outcome.repairs, [UnknownToken; 5]);
 }
 
+/// The token of a single byte.
+fn byte(byte: u8) -> Token {
+    let tokenizer = Tokenizer::get();
+    let found = (0..256).find(|&token| tokenizer.token_bytes(token) == Some(&[byte]));
+    found.expect("every byte has a token")
+}
+
 #[test]
 fn characters_wait_until_they_are_whole() {
-    let tokenizer = Tokenizer::get();
-    let byte = |byte: u8| {
-        (0..256)
-            .find(|&t| tokenizer.token_bytes(t) == Some(&[byte]))
-            .unwrap()
-    };
-    let body = tokenizer.encode_with_special("<|channel|>final<|message|>");
+    let body = Tokenizer::get().encode_with_special("<|channel|>final<|message|>");
     let smile: Vec<_> = "😀".bytes().map(byte).collect();
 
     assert_eq!(
@@ -441,4 +450,22 @@ fn characters_wait_until_they_are_whole() {
     let broken = parse(&[body, smile[..2].to_vec(), vec![special::RETURN]].concat());
     assert_eq!(broken.all_text(), "\u{fffd}");
     assert_eq!(broken.repairs, [InvalidUtf8]);
+}
+
+#[test]
+fn half_a_character_never_moves_into_the_next_message() {
+    let tokenizer = Tokenizer::get();
+    let analysis = tokenizer.encode_with_special("<|channel|>analysis<|message|>");
+    let last = tokenizer.encode_with_special("<|channel|>final<|message|>");
+    let e_acute: Vec<_> = "é".bytes().map(byte).collect();
+    let (first, second) = (e_acute[..1].to_vec(), e_acute[1..].to_vec());
+
+    for outcome in [
+        parse(&[analysis, first.clone(), last.clone(), second.clone()].concat()),
+        // Text in a header that a whole body follows is reasoning.
+        parse(&[first, last, second].concat()),
+    ] {
+        assert_eq!(outcome.text_of("reasoning"), "\u{fffd}");
+        assert_eq!(outcome.text_of("content"), "\u{fffd}");
+    }
 }

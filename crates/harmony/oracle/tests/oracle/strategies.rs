@@ -69,6 +69,8 @@ fn annotations() -> impl Strategy<Value = Map<String, Value>> {
         1 => vec(scalar(), 0..3).prop_map(|v| ("examples", Value::from(v))),
         1 => wrong_or(any::<bool>().prop_map(Value::from).boxed()).prop_map(|v| ("nullable", v)),
         1 => Just(("minimum", json!(3))),
+        // Mostly no list, or a list of what is no schema.
+        1 => scalar().prop_map(|v| ("oneOf", v)),
     ];
     vec(pair, 0..4).prop_map(|pairs| pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect())
 }
