@@ -92,7 +92,8 @@ mod tests {
 
     #[test]
     fn what_serde_json_reads_comes_out_the_same() {
-        let text = r#"{"a":[1,-2,3.5,1e3,"x\u00e9\ud83d\ude00",true,false,null,{}],"z":{"b":1,"a":2}}"#;
+        let text =
+            r#"{"a":[1,-2,3.5,1e3,"x\u00e9\ud83d\ude00",true,false,null,{}],"z":{"b":1,"a":2}}"#;
         let value = parse(text.as_bytes()).expect("valid JSON");
         assert_eq!(value, serde_json::from_str::<Value>(text).expect("valid"));
         assert_eq!(value["z"], json!({"b": 1, "a": 2}));

@@ -135,14 +135,19 @@ impl RequestLog {
         self.error = response.response().extensions().get::<ApiError>().cloned();
         // actix does not ask for the bytes of these.
         self.complete = self.method == Method::HEAD
-            || matches!(response.response().body().size(), BodySize::None | BodySize::Sized(0));
+            || matches!(
+                response.response().body().size(),
+                BodySize::None | BodySize::Sized(0)
+            );
     }
 }
 
 impl Drop for RequestLog {
     fn drop(&mut self) {
         let took = self.context.arrived.elapsed();
-        let status = self.status.map_or(CLIENT_CLOSED_REQUEST, |status| status.as_u16());
+        let status = self
+            .status
+            .map_or(CLIENT_CLOSED_REQUEST, |status| status.as_u16());
         let code = self.error.as_ref().map(|error| error.code());
         if let Some(metrics) = &self.metrics {
             metrics.request_ended(self.route, status, took);

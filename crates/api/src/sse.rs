@@ -92,10 +92,12 @@ impl<C: Chunks> Stream<C> {
         loop {
             let event = match self.heartbeat {
                 None => self.generation.next().await,
-                Some(silence) => match tokio::time::timeout(silence, self.generation.next()).await {
-                    Ok(event) => event,
-                    Err(_) => return Some(Bytes::from_static(b": ping\n\n")),
-                },
+                Some(silence) => {
+                    match tokio::time::timeout(silence, self.generation.next()).await {
+                        Ok(event) => event,
+                        Err(_) => return Some(Bytes::from_static(b": ping\n\n")),
+                    }
+                }
             };
             let mut frames = Frames::default();
             match event {

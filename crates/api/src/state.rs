@@ -21,7 +21,7 @@ pub struct ApiConfig {
     pub body_limit: usize,
     /// Longest time for a body to arrive.
     pub body_timeout: Duration,
-    /// Most choices of one request: `n`, or prompts times `n`.
+    /// Largest `n`: choices per prompt. The scheduler's own bound holds in any case.
     pub max_choices: u32,
     /// Most tokens of a chat answer whose request does not say; `None` leaves the rest of the context.
     pub default_max_tokens: Option<usize>,

@@ -91,8 +91,12 @@ impl Client {
     /// Nobody listens.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.addr).expect("the server listens");
-        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout can be set");
-        stream.set_write_timeout(Some(TIMEOUT)).expect("a timeout can be set");
+        stream
+            .set_read_timeout(Some(TIMEOUT))
+            .expect("a timeout can be set");
+        stream
+            .set_write_timeout(Some(TIMEOUT))
+            .expect("a timeout can be set");
         stream
     }
 
@@ -165,7 +169,9 @@ impl Response {
             }
         } else if let Some(len) = self.header("content-length") {
             body.resize(len.parse().expect("content-length is a number"), 0);
-            reader.read_exact(&mut body).expect("the body is as long as declared");
+            reader
+                .read_exact(&mut body)
+                .expect("the body is as long as declared");
         } else {
             reader.read_to_end(&mut body).expect("the body ends");
         }
@@ -190,7 +196,9 @@ impl Response {
 pub fn error_fields(body: &Value) -> ErrorFields {
     let only_key = |value: &Value| value.as_object().map(serde_json::Map::len) == Some(1);
     assert!(only_key(body), "{body}");
-    let object = body["error"].as_object().unwrap_or_else(|| panic!("an error object: {body}"));
+    let object = body["error"]
+        .as_object()
+        .unwrap_or_else(|| panic!("an error object: {body}"));
     let mut names: Vec<_> = object.keys().map(String::as_str).collect();
     names.sort_unstable();
     assert_eq!(names, ["code", "message", "param", "type"], "{body}");
@@ -332,7 +340,9 @@ fn read_head(reader: &mut impl BufRead) -> (u16, Vec<(String, String)>) {
         if line.is_empty() {
             return (status, headers);
         }
-        let (name, value) = line.split_once(':').unwrap_or_else(|| panic!("a header: {line:?}"));
+        let (name, value) = line
+            .split_once(':')
+            .unwrap_or_else(|| panic!("a header: {line:?}"));
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
 }
@@ -342,7 +352,9 @@ fn read_chunk(reader: &mut impl BufRead) -> Option<Vec<u8>> {
     let line = read_line(reader);
     let len = usize::from_str_radix(&line, 16).unwrap_or_else(|_| panic!("a chunk size: {line:?}"));
     let mut chunk = vec![0; len];
-    reader.read_exact(&mut chunk).expect("the chunk is as long as declared");
+    reader
+        .read_exact(&mut chunk)
+        .expect("the chunk is as long as declared");
     assert_eq!(read_line(reader), "", "a chunk ends with an empty line");
     (len > 0).then_some(chunk)
 }
@@ -350,13 +362,19 @@ fn read_chunk(reader: &mut impl BufRead) -> Option<Vec<u8>> {
 fn read_line(reader: &mut impl BufRead) -> String {
     let mut line = String::new();
     reader.read_line(&mut line).expect("a line");
-    assert!(line.ends_with("\r\n"), "the connection ended in a line: {line:?}");
+    assert!(
+        line.ends_with("\r\n"),
+        "the connection ended in a line: {line:?}"
+    );
     line.truncate(line.len() - 2);
     line
 }
 
 fn check_request_id(headers: &[(String, String)]) {
-    let ids = headers.iter().filter(|(name, _)| name == "x-request-id").count();
+    let ids = headers
+        .iter()
+        .filter(|(name, _)| name == "x-request-id")
+        .count();
     assert_eq!(ids, 1, "one request id: {headers:?}");
 }
 

@@ -43,7 +43,11 @@ impl Control {
 
     /// Lets this many more steps run.
     pub fn allow(&self, steps: u64) {
-        self.change(|state| state.permits = Some(state.permits.unwrap_or(0) + steps));
+        self.change(|state| {
+            state.permits = Some(state.permits.unwrap_or(0) + steps);
+            // It has not woken up yet, but it is not held any more.
+            state.blocked = false;
+        });
     }
 
     /// Lets the executor run freely.
@@ -120,6 +124,9 @@ impl Control {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // A poisoned lock means that a test has failed already; its server must still be able to stop.
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -46,7 +46,10 @@ impl Script {
     pub fn when_choices(mut self, needle: &str, harmonies: &[&str]) -> Self {
         self.rules.push(Rule {
             needle: needle.to_owned(),
-            answers: harmonies.iter().map(|harmony| ended(tokens(harmony))).collect(),
+            answers: harmonies
+                .iter()
+                .map(|harmony| ended(tokens(harmony)))
+                .collect(),
         });
         self
     }

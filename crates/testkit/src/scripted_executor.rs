@@ -125,6 +125,9 @@ fn logprobs(token: u32, k: u8) -> TokenLogprobs {
     let rest = others.zip(1..).map(|(other, rank)| (other, -(rank as f32)));
     TokenLogprobs {
         logprob: -0.25,
-        top: std::iter::once((token, -0.25)).chain(rest).take(usize::from(k)).collect(),
+        top: std::iter::once((token, -0.25))
+            .chain(rest)
+            .take(usize::from(k))
+            .collect(),
     }
 }

@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 use actix_web::dev::ServerHandle;
 use gossamer_api::{ApiConfig, AppState, PromptDate, ServerConfig, ServerInfo};
 use gossamer_metrics::Metrics;
-use gossamer_scheduler::{
-    Capacity, GroupCapacity, SchedulerConfig, SchedulerHandle, Worker,
-};
+use gossamer_scheduler::{Capacity, GroupCapacity, SchedulerConfig, SchedulerHandle, Worker};
 
 use crate::client::Client;
 use crate::control::Control;
@@ -125,7 +123,9 @@ impl TestServer {
         };
         let state = AppState::new(scheduler.clone(), metrics.clone(), setup.api, info);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let addr = listener.local_addr().expect("a bound listener has an address");
+        let addr = listener
+            .local_addr()
+            .expect("a bound listener has an address");
         let (sender, receiver) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
             actix_web::rt::System::new().block_on(async move {
@@ -172,7 +172,10 @@ impl TestServer {
             if is_so(&stats) {
                 return;
             }
-            assert!(Instant::now() < deadline, "waited for: {what}; it is {stats:?}");
+            assert!(
+                Instant::now() < deadline,
+                "waited for: {what}; it is {stats:?}"
+            );
             // The numbers are polled: they are atomics, and nobody is woken when they change.
             std::thread::sleep(Duration::from_millis(1));
         }

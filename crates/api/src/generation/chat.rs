@@ -74,12 +74,7 @@ impl ChatAssembler {
 }
 
 impl Assembler for ChatAssembler {
-    fn push(
-        &mut self,
-        token: u32,
-        raw: Option<Box<TokenLogprobs>>,
-        update: &mut Update,
-    ) -> bool {
+    fn push(&mut self, token: u32, raw: Option<Box<TokenLogprobs>>, update: &mut Update) -> bool {
         let channel = self.parser.channel();
         if !Tokenizer::get().is_control(token) {
             match (channel, raw) {
@@ -132,5 +127,86 @@ fn push_text(update: &mut Update, piece: Piece) {
     };
     if !empty {
         update.pieces.push(piece);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gossamer_harmony::special;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq)]
+    struct Said {
+        reasoning: String,
+        content: String,
+        arguments: String,
+        stopped: bool,
+    }
+
+    fn run(tokens: &[u32], stops: &[String]) -> Said {
+        let mut assembler = ChatAssembler::new(stops, true);
+        let mut update = Update::default();
+        let mut said = Said::default();
+        for &token in tokens {
+            if assembler.push(token, None, &mut update) {
+                said.stopped = true;
+                break;
+            }
+        }
+        assembler.finish(&mut update);
+        for piece in update.pieces {
+            match piece {
+                Piece::Reasoning(text) => said.reasoning.push_str(&text),
+                Piece::Content(text) => said.content.push_str(&text),
+                Piece::Arguments { text, .. } => said.arguments.push_str(&text),
+                Piece::ToolCall { .. } => {}
+            }
+        }
+        said
+    }
+
+    /// Tokens that build and break harmony messages, and a few words.
+    fn token() -> impl Strategy<Value = u32> {
+        let words = [
+            "a",
+            "b",
+            " ab",
+            "final",
+            "analysis",
+            "commentary",
+            " to=functions.f",
+            "assistant",
+        ];
+        let words: Vec<u32> = (words.iter())
+            .map(|word| Tokenizer::get().encode(word)[0])
+            .collect();
+        prop_oneof![
+            4 => proptest::sample::select(words),
+            2 => proptest::sample::select(vec![
+                special::START, special::CHANNEL, special::MESSAGE, special::END, special::CALL, special::RETURN,
+            ]),
+            1 => 0..300_u32,
+            1 => any::<u32>(),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_stop_string_cuts_the_content_at_its_first_place_and_nothing_else(
+            tokens in proptest::collection::vec(token(), 0..40),
+            stop in "[ab]{1,3}",
+        ) {
+            let free = run(&tokens, &[]);
+            let stopped = run(&tokens, std::slice::from_ref(&stop));
+            match free.content.find(&stop) {
+                Some(at) => {
+                    prop_assert_eq!(&stopped.content, &free.content[..at]);
+                    prop_assert!(free.reasoning.starts_with(&stopped.reasoning));
+                }
+                None => prop_assert_eq!(stopped, free),
+            }
+        }
     }
 }

@@ -20,13 +20,13 @@ use std::time::{Duration, Instant};
 use gossamer_harmony::special;
 use gossamer_metrics::ApiMetrics;
 use gossamer_scheduler::{
-    NewRequest, StopConditions, TokenEvent, TokenLogprobs as RawLogprobs, TokenStream,
+    NewRequest, StopConditions, SubmitError, TokenEvent, TokenLogprobs as RawLogprobs, TokenStream,
 };
 
 pub(crate) use chat::ChatAssembler;
 pub(crate) use raw::RawAssembler;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::request_id::RequestContext;
 use crate::state::AppState;
 use crate::validate::Generate;
@@ -158,9 +158,7 @@ impl Job {
         let limit = state.scheduler.max_sequence_len();
         let max_tokens = prompts
             .iter()
-            .map(|prompt| {
-                generate.max_tokens_for(prompt.len(), limit, &state.config, prompt_param)
-            })
+            .map(|prompt| generate.max_tokens_for(prompt.len(), limit, &state.config, prompt_param))
             .collect::<Result<_, _>>()?;
         Ok(Self {
             prompts,
@@ -186,9 +184,13 @@ impl Generation {
             max_tokens,
         } = job;
         let sampling = Arc::new(generate.sampling.clone());
-        let own_ends: &[u32] = if generate.ignore_eos { &[] } else { &MODEL_ENDS };
-        let stop_token_ids: Arc<[u32]> =
-            [own_ends, &generate.stop_token_ids].concat().into();
+        let own_ends: &[u32] = if generate.ignore_eos {
+            &[]
+        } else {
+            &MODEL_ENDS
+        };
+        let stop_token_ids: Arc<[u32]> = [own_ends, &generate.stop_token_ids].concat().into();
+        let num_prompts = prompts.len();
         let prompt_tokens = prompts.iter().map(Vec::len).sum();
         let mut streams = Vec::with_capacity(prompts.len());
         for (prompt, max_tokens) in prompts.into_iter().zip(max_tokens) {
@@ -204,9 +206,10 @@ impl Generation {
                 cache_salt: 0,
             };
             // On an error the streams so far are dropped, which cancels them.
-            let stream = state.scheduler.submit(request).map_err(|error| {
-                ApiError::from_submit(error, prompt_param, state.config.retry_after)
-            })?;
+            let stream = state
+                .scheduler
+                .submit(request)
+                .map_err(|error| refusal(error, num_prompts, prompt_param, state))?;
             streams.push(stream);
         }
         let n = generate.n as usize;
@@ -299,18 +302,15 @@ impl Generation {
             TokenEvent::Failed(error) => {
                 // Cancels the other prompts of the batch.
                 self.streams.clear();
-                self.end(Event::Failed(ApiError::from_request(error, self.retry_after)));
+                self.end(Event::Failed(ApiError::from_request(
+                    error,
+                    self.retry_after,
+                )));
             }
         }
     }
 
-    fn token(
-        &mut self,
-        prompt: usize,
-        index: u32,
-        token: u32,
-        logprobs: Option<Box<RawLogprobs>>,
-    ) {
+    fn token(&mut self, prompt: usize, index: u32, token: u32, logprobs: Option<Box<RawLogprobs>>) {
         let number = prompt * self.n + index as usize;
         let choice = &mut self.choices[number];
         if choice.finished {
@@ -377,6 +377,23 @@ impl Generation {
             completion_tokens_details: CompletionTokensDetails { reasoning_tokens },
             ..self.usage
         }
+    }
+}
+
+/// Why a request of so many prompts was not accepted. More prompts than the queue has places is nothing to try again.
+fn refusal(
+    error: SubmitError,
+    num_prompts: usize,
+    prompt_param: &'static str,
+    state: &AppState,
+) -> ApiError {
+    match error {
+        SubmitError::QueueFull { limit } if num_prompts > limit => ApiError::field(
+            ErrorCode::ArrayAboveMaxLength,
+            prompt_param,
+            format!("The queue holds at most {limit} prompts, not {num_prompts}."),
+        ),
+        error => ApiError::from_submit(error, prompt_param, state.config.retry_after),
     }
 }
 

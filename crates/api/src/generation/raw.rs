@@ -39,12 +39,7 @@ impl RawAssembler {
 }
 
 impl Assembler for RawAssembler {
-    fn push(
-        &mut self,
-        token: u32,
-        raw: Option<Box<TokenLogprobs>>,
-        update: &mut Update,
-    ) -> bool {
+    fn push(&mut self, token: u32, raw: Option<Box<TokenLogprobs>>, update: &mut Update) -> bool {
         let tokenizer = Tokenizer::get();
         if tokenizer.is_control(token) {
             return false;

@@ -183,10 +183,11 @@ impl ChatChunks {
         if update.pieces.is_empty() && update.logprobs.is_empty() {
             return;
         }
-        let logprobs = (self.shown.logprobs && !update.logprobs.is_empty()).then_some(ChatLogprobs {
-            content: update.logprobs,
-            refusal: None,
-        });
+        let logprobs =
+            (self.shown.logprobs && !update.logprobs.is_empty()).then_some(ChatLogprobs {
+                content: update.logprobs,
+                refusal: None,
+            });
         let delta = self.delta(update.pieces);
         frames.data(&self.choice(choice, delta, logprobs, None));
     }

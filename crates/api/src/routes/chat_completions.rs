@@ -24,6 +24,7 @@ use crate::wire;
 #[utoipa::path(
     post,
     path = "/v1/chat/completions",
+    operation_id = "createChatCompletion",
     tag = "OpenAI",
     request_body = wire::chat::ChatCompletionRequest,
     responses(
@@ -64,7 +65,12 @@ pub(crate) async fn create(
     if stream.is_some() {
         let chunks = ChatChunks::new(head, num_choices, shown);
         let metrics = state.metrics.api.clone();
-        return Ok(sse::respond(generation, chunks, state.config.heartbeat, metrics));
+        return Ok(sse::respond(
+            generation,
+            chunks,
+            state.config.heartbeat,
+            metrics,
+        ));
     }
     let mut answer = WholeChat::new(num_choices, shown);
     let usage = collect(generation, &mut answer).await?;

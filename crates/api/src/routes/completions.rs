@@ -22,6 +22,7 @@ use crate::wire;
 #[utoipa::path(
     post,
     path = "/v1/completions",
+    operation_id = "createCompletion",
     tag = "OpenAI",
     request_body = wire::completions::CompletionRequest,
     responses(
@@ -58,7 +59,12 @@ pub(crate) async fn create(
     if let Some(stream) = stream {
         let chunks = CompletionChunks::new(head, num_choices, logprobs, stream.include_usage);
         let metrics = state.metrics.api.clone();
-        return Ok(sse::respond(generation, chunks, state.config.heartbeat, metrics));
+        return Ok(sse::respond(
+            generation,
+            chunks,
+            state.config.heartbeat,
+            metrics,
+        ));
     }
     let mut answer = WholeCompletion::new(num_choices, logprobs);
     let usage = collect(generation, &mut answer).await?;

@@ -12,6 +12,7 @@ use crate::wire::models::{Model, ModelList};
 #[utoipa::path(
     get,
     path = "/v1/models",
+    operation_id = "listModels",
     tag = "OpenAI",
     responses((status = 200, description = "The models.", body = ModelList)),
 )]
@@ -31,6 +32,7 @@ pub(crate) async fn list(state: Data<AppState>) -> HttpResponse {
 #[utoipa::path(
     get,
     path = "/v1/models/{model}",
+    operation_id = "retrieveModel",
     tag = "OpenAI",
     params(("model" = String, Path, description = "Id of a model.")),
     responses(

@@ -13,6 +13,7 @@ use crate::wire::models::{Info, Status};
 #[utoipa::path(
     get,
     path = "/health",
+    operation_id = "health",
     tag = "operations",
     responses((status = 200, description = "It does.", body = Status)),
 )]
@@ -25,6 +26,7 @@ pub(crate) async fn health() -> HttpResponse {
 #[utoipa::path(
     get,
     path = "/ready",
+    operation_id = "ready",
     tag = "operations",
     responses(
         (status = 200, description = "It can.", body = Status),
@@ -46,6 +48,7 @@ pub(crate) async fn ready(state: Data<AppState>) -> Result<HttpResponse, ApiErro
 #[utoipa::path(
     get,
     path = "/metrics",
+    operation_id = "metrics",
     tag = "operations",
     responses((status = 200, description = "Text format 0.0.4.", body = String, content_type = "text/plain")),
 )]
@@ -59,6 +62,7 @@ pub(crate) async fn metrics(state: Data<AppState>) -> HttpResponse {
 #[utoipa::path(
     get,
     path = "/info",
+    operation_id = "info",
     tag = "operations",
     responses((status = 200, description = "Facts.", body = Info)),
 )]

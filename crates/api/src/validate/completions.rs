@@ -26,6 +26,9 @@ pub(crate) const UNSUPPORTED: &[&str] = &[
 /// OpenAI's default for `max_tokens` of this endpoint.
 const DEFAULT_MAX_TOKENS: usize = 16;
 
+/// OpenAI's bound on a batch. The queue's bound is usually smaller.
+const MAX_PROMPTS: usize = 2048;
+
 /// A valid request.
 #[derive(Debug)]
 pub(crate) struct CompletionsRequest {
@@ -42,38 +45,29 @@ pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<CompletionsReq
     let max_tokens = sampling::token_count(&mut fields, "max_tokens")?;
     let logprobs = sampling::alternatives(&mut fields, "logprobs")?;
     let mut generate = sampling::generate(&mut fields, config, max_tokens, logprobs)?;
-    let best_of = fields.integer("best_of", 1..=i64::from(config.max_choices))?;
+    let best_of = fields.integer("best_of", 1..=i64::MAX)?;
     if let Some(best_of) = best_of
         && best_of != i64::from(generate.n)
     {
-        return Err(fields.unsupported_value("best_of", &format!("{best_of} (with n = {})", generate.n)));
+        return Err(
+            fields.unsupported_value("best_of", &format!("{best_of} (with n = {})", generate.n))
+        );
     }
     fields.only_boolean("echo", false)?;
     fields.string("user")?;
-    let prompt = fields.take("prompt").ok_or_else(|| fields.missing("prompt"))?;
-    fields.finish(UNSUPPORTED)?;
-    // Last, because it is the only costly part.
+    let prompt = fields
+        .take("prompt")
+        .ok_or_else(|| fields.missing("prompt"))?;
     let prompts = prompts(prompt)?;
-    let choices = prompts.len().saturating_mul(generate.n as usize);
-    if choices > config.max_choices as usize {
-        return Err(ApiError::field(
-            ErrorCode::ArrayAboveMaxLength,
-            "prompt",
-            format!(
-                "{} prompts with n = {} make {choices} choices; at most {} are allowed.",
-                prompts.len(),
-                generate.n,
-                config.max_choices
-            ),
-        ));
-    }
+    fields.finish(UNSUPPORTED)?;
     let default = DEFAULT_MAX_TOKENS.max(generate.min_tokens);
     generate.max_tokens = generate.max_tokens.or(Some(default));
     Ok(CompletionsRequest { prompts, generate })
 }
 
 fn prompts(prompt: Value) -> Result<Vec<Vec<u32>>, ApiError> {
-    const EXPECTED: &str = "a string, an array of strings, an array of token ids or an array of such arrays";
+    const EXPECTED: &str =
+        "a string, an array of strings, an array of token ids or an array of such arrays";
     let prompts = match prompt {
         Value::String(text) => vec![encode(&text)],
         Value::Array(items) => match items.first() {
@@ -101,6 +95,16 @@ fn prompts(prompt: Value) -> Result<Vec<Vec<u32>>, ApiError> {
         },
         other => return Err(wrong_type("prompt", EXPECTED, &other)),
     };
+    if prompts.len() > MAX_PROMPTS {
+        return Err(ApiError::field(
+            ErrorCode::ArrayAboveMaxLength,
+            "prompt",
+            format!(
+                "'prompt' may hold at most {MAX_PROMPTS} prompts, not {}.",
+                prompts.len()
+            ),
+        ));
+    }
     if let Some(empty) = prompts.iter().position(Vec::is_empty) {
         let path = if prompts.len() == 1 {
             "prompt".to_owned()

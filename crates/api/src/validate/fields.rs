@@ -70,7 +70,10 @@ impl Fields {
         match choices.iter().find(|(word, _)| *word == text) {
             Some((_, value)) => Ok(Some(*value)),
             None => {
-                let words: Vec<_> = choices.iter().map(|(word, _)| format!("'{word}'")).collect();
+                let words: Vec<_> = choices
+                    .iter()
+                    .map(|(word, _)| format!("'{word}'"))
+                    .collect();
                 Err(self.invalid(
                     name,
                     format!("must be one of {}, not {}", words.join(", "), quote(&text)),

@@ -179,7 +179,10 @@ impl Reader {
         else {
             return Err(message.invalid(
                 "tool_call_id",
-                format!("is {}, but the assistant message before it makes no such call", quote(&id)),
+                format!(
+                    "is {}, but the assistant message before it makes no such call",
+                    quote(&id)
+                ),
             ));
         };
         if std::mem::replace(answered, true) {

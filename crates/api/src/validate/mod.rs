@@ -97,7 +97,10 @@ impl Generate {
         if self.min_tokens > max_tokens {
             return Err(fields::invalid(
                 "min_tokens",
-                format!("is {}, more than the {max_tokens} tokens that may be generated", self.min_tokens),
+                format!(
+                    "is {}, more than the {max_tokens} tokens that may be generated",
+                    self.min_tokens
+                ),
             ));
         }
         Ok(max_tokens)
@@ -113,6 +116,9 @@ fn model(fields: &mut Fields, config: &ApiConfig) -> Result<(), ApiError> {
     Err(ApiError::field(
         ErrorCode::ModelNotFound,
         "model",
-        format!("The model {} does not exist here. GET /v1/models lists those that do.", quote(&model)),
+        format!(
+            "The model {} does not exist here. GET /v1/models lists those that do.",
+            quote(&model)
+        ),
     ))
 }

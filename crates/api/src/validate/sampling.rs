@@ -25,9 +25,8 @@ pub(super) fn generate(
     max_tokens: Option<usize>,
     logprobs: Option<u8>,
 ) -> Result<Generate, ApiError> {
-    let n = fields
-        .integer("n", 1..=i64::from(config.max_choices))?
-        .unwrap_or(1);
+    let max_n = config.max_choices.min(gossamer_scheduler::MAX_CHOICES);
+    let n = fields.integer("n", 1..=i64::from(max_n))?.unwrap_or(1);
     Ok(Generate {
         sampling: sampling(fields, logprobs)?,
         n: n as u32,
@@ -95,7 +94,8 @@ fn logit_bias(fields: &mut Fields) -> Result<Vec<(u32, f32)>, ApiError> {
             let token = key
                 .parse::<u32>()
                 .ok()
-                .filter(|token| (*token as usize) < VOCAB_SIZE)
+                // One spelling per token: "07" would be a second entry for 7.
+                .filter(|token| (*token as usize) < VOCAB_SIZE && token.to_string() == *key)
                 .ok_or_else(|| {
                     fields::invalid(
                         &path,

@@ -42,7 +42,11 @@ pub(super) fn tools(fields: &mut Fields) -> Result<Vec<Tool>, ApiError> {
         Some(Value::Object(_)) => {
             Err(fields.unsupported_value("tool_choice", "that names a function"))
         }
-        Some(other) => Err(wrong_type(&fields.path_of("tool_choice"), "a string", &other)),
+        Some(other) => Err(wrong_type(
+            &fields.path_of("tool_choice"),
+            "a string",
+            &other,
+        )),
     }
 }
 
@@ -62,7 +66,10 @@ fn declared(fields: &mut Fields) -> Result<Option<Vec<Tool>>, ApiError> {
         return Err(ApiError::field(
             ErrorCode::ArrayAboveMaxLength,
             path.clone(),
-            format!("'{path}' may hold at most {MAX_TOOLS} functions, not {}.", items.len()),
+            format!(
+                "'{path}' may hold at most {MAX_TOOLS} functions, not {}.",
+                items.len()
+            ),
         ));
     }
     let mut names = HashSet::new();
@@ -99,7 +106,11 @@ fn tool(item: Value, path: &str) -> Result<Tool, ApiError> {
         None => None,
         Some(schema @ Value::Object(_)) => Some(schema),
         Some(other) => {
-            return Err(wrong_type(&function.path_of("parameters"), "an object", &other));
+            return Err(wrong_type(
+                &function.path_of("parameters"),
+                "an object",
+                &other,
+            ));
         }
     };
     if function.boolean("strict")? == Some(true) {
@@ -121,6 +132,9 @@ pub(super) fn check_name(name: &str, path: &str) -> Result<(), ApiError> {
     }
     Err(super::fields::invalid(
         path,
-        format!("must be 1 to 64 letters, digits, '_' or '-', not {}", quote(name)),
+        format!(
+            "must be 1 to 64 letters, digits, '_' or '-', not {}",
+            quote(name)
+        ),
     ))
 }

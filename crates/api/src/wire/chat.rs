@@ -10,6 +10,7 @@ use super::usage::Usage;
 
 /// Body of `POST /v1/chat/completions`. `null` means the same as leaving a field out.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(example = json!({"model": "gossamer-tiny", "messages": [{"role": "user", "content": "Hello!"}]}))]
 pub struct ChatCompletionRequest {
     /// Id of a served model.
@@ -99,6 +100,7 @@ pub struct ChatCompletionRequest {
 
 /// A message of the conversation.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RequestMessage {
     /// Who speaks. `system` and `developer` mean the same.
     pub role: RequestRole,
@@ -162,6 +164,7 @@ pub enum ContentPart {
 
 /// A call that the assistant made.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RequestToolCall {
     /// Chosen by the server that made the call.
     pub id: String,
@@ -191,6 +194,7 @@ pub struct FunctionCall {
 
 /// A function that the model may call.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RequestTool {
     /// `function`.
     #[serde(rename = "type")]
@@ -201,6 +205,7 @@ pub struct RequestTool {
 
 /// What the model is told about a function.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct FunctionDefinition {
     /// Letters, digits, `_`, `-`; at most 64.
     #[schema(pattern = "^[a-zA-Z0-9_-]{1,64}$")]

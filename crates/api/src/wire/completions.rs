@@ -9,6 +9,7 @@ use super::usage::Usage;
 
 /// Body of `POST /v1/completions`. `null` means the same as leaving a field out.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(example = json!({"model": "gossamer-tiny", "prompt": "Once upon a time", "max_tokens": 16}))]
 pub struct CompletionRequest {
     /// Id of a served model.
@@ -97,6 +98,7 @@ pub enum StopStrings {
 
 /// What a streamed answer contains.
 #[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct StreamOptions {
     /// A last chunk with token counts.
     pub include_usage: Option<bool>,
