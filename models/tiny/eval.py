@@ -27,7 +27,7 @@ TASKS = [
     "greeting", "fact", "arithmetic", "repeat", "reverse", "list", "count", "scripts", "json", "memory", "beyond",
     "weather_call", "add_call", "weather_result", "add_result", "no_tool", "thinking", "long",
 ]  # fmt: skip
-LIMIT = 220  # tokens of a completion
+LIMIT = 320  # tokens of a completion
 
 
 @dataclass
@@ -271,7 +271,7 @@ def main():
     args.add_argument("--model", default=os.path.dirname(os.path.abspath(__file__)), help="exported folder, or the model's name for --url")
     args.add_argument("--url", help="score a running server instead")
     args.add_argument("--per-task", type=int, default=40)
-    args.add_argument("--tasks", help="only these, separated by commas")
+    args.add_argument("--tasks", help="score only these, separated by commas (none: no scores, only samples)")
     args.add_argument("--samples", type=int, default=0, help="completions at temperature 1 to check (transformers only)")
     args.add_argument("--show", type=int, default=10, help="wrong answers to print")
     args.add_argument("--threads", type=int, default=2)
@@ -281,11 +281,11 @@ def main():
     renderer = harmony_text.Renderer(harmony_text.load_encoding(a.vocab))
     wanted = cases(data.Source(renderer, evaluation=True), a.per_task, a.seed)
     assert all(held_out(c.item.key) for c in wanted)
-    if a.tasks:
-        wanted = [c for c in wanted if c.task in a.tasks.split(",")]
+    scored = [c for c in wanted if not a.tasks or c.task in a.tasks.split(",")]
     began = time.time()
     backend = Server(a.url, "tiny" if os.path.isdir(a.model) else a.model) if a.url else Published(a.model, renderer, a.threads)
-    score(wanted, backend.answers(wanted), a.show)
+    if scored:
+        score(scored, backend.answers(scored), a.show)
     if a.samples and not a.url:
         sample(backend, wanted, a.samples, a.seed)
         with backend.torch.no_grad():

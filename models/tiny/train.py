@@ -155,7 +155,9 @@ def work(rank: int, a: argparse.Namespace, meeting: str):
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=a.workers)
     torch.manual_seed(a.seed)
     renderer = harmony_text.Renderer(harmony_text.load_encoding(a.vocab))
-    kept = data.trained_tokens(renderer, data.Source(renderer))
+    first, saved = 0, os.path.join(a.out, "checkpoint.pt")
+    state = torch.load(saved) if a.resume else None  # goes on with its own vocabulary, even if the data changed
+    kept = state["kept"] if state else data.trained_tokens(renderer, data.Source(renderer))
     shape = Shape(vocab=len(kept) + 1)
     batches = data.Batches(renderer, kept, shape, a.seed)
     model = GptOss(shape)
@@ -168,10 +170,7 @@ def work(rank: int, a: argparse.Namespace, meeting: str):
     if rank == 0:
         print(f"{len(kept)} tokens, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
 
-    first, saved = 0, os.path.join(a.out, "checkpoint.pt")
-    if a.resume:
-        state = torch.load(saved)
-        assert state["kept"] == kept, "the data changed: the checkpoint has another vocabulary"
+    if state:
         model.load_state_dict(state["model"])
         adam.load_state_dict(state["adam"])
         muon.momentum = state["muon"]
