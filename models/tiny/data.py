@@ -36,8 +36,8 @@ class Setting:
 def random_setting(rng: Random) -> Setting:
     day = datetime.date(2024, 1, 1) + datetime.timedelta(days=rng.randrange(365 * 12))
     instructions = unknowns(rng, rng.choice(INSTRUCTIONS)) if rng.random() < 0.35 else None
-    declared = tool_tasks.declarations(rng) if rng.random() < 0.36 else []
-    return Setting(day.isoformat(), rng.choices(range(3), [33, 47, 20])[0], instructions, declared)
+    declared = tool_tasks.declarations(rng) if rng.random() < 0.32 else []
+    return Setting(day.isoformat(), rng.choices(range(3), [40, 44, 16])[0], instructions, declared)
 
 
 class Source:
@@ -57,12 +57,12 @@ class Source:
     def any_item(self, rng: Random, setting: Setting, task: str | None) -> Item | None:
         weather, add = tool_tasks.named(setting.tools, "get_weather"), tool_tasks.named(setting.tools, "add")
         if task is None:
-            weights = {name: weight for name, (_, weight) in tasks.TASKS.items()} | {"reverse": 12}
+            weights = {name: weight for name, (_, weight) in tasks.TASKS.items()} | {"reverse": 16}
             if setting.tools:  # the plain tasks are trained elsewhere; here mostly use, and sometimes do not use, the tools
-                weights = {name: weight * 0.35 for name, weight in weights.items()}
-            weights |= {"weather_call": 22, "weather_result": 16} if weather else {"no_tool": 2}
+                weights = {name: weight * 0.5 for name, weight in weights.items()}
+            weights |= {"weather_call": 10, "weather_result": 18} if weather else {"no_tool": 3}
             if add:
-                weights |= {"add_call": 16, "add_result": 10}
+                weights |= {"add_call": 9, "add_result": 10}
             task = rng.choices(list(weights), list(weights.values()))[0]
         match task:
             case "reverse":

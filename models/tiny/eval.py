@@ -27,7 +27,7 @@ TASKS = [
     "greeting", "fact", "arithmetic", "repeat", "reverse", "list", "count", "scripts", "json", "memory", "beyond",
     "weather_call", "add_call", "weather_result", "add_result", "no_tool", "thinking", "long",
 ]  # fmt: skip
-LIMIT = 220  # tokens of a completion
+LIMIT = 320  # tokens of a completion
 
 
 @dataclass
@@ -110,7 +110,12 @@ def right(case: Case, got: Completion | None) -> bool:
 
 
 class Published:
-    """The exported folder, through transformers: batched sampling with a KV cache."""
+    """The exported folder, through transformers: batched sampling with a KV cache.
+
+    All untrained tokens have one and the same output row (checked here), hence one and the same logit. The output head is
+    therefore cut to the trained rows and one last row for all the others, whose logit gets log(how many) added when
+    sampling: the same distribution as over 201088 columns, at a seventieth of the work.
+    """
 
     def __init__(self, folder: str, renderer: harmony_text.Renderer, threads: int):
         import torch
@@ -120,9 +125,16 @@ class Published:
         torch.set_num_threads(threads)
         self.torch, self.renderer = torch, renderer
         self.model = export.load_published(folder)
-        head = self.model.lm_head.weight
+        head = self.model.lm_head.weight.detach()
         constant = head[199998]  # `<|startoftext|>` is never trained: its row is the row of every untrained token
-        self.trained = (head != constant).any(-1)
+        trained = (head != constant).any(-1)
+        assert (head[~trained] == constant).all() and 1000 < trained.sum() < 10000
+        self.full_head = self.model.lm_head
+        self.ids = trained.nonzero().flatten().tolist() + [199998]
+        self.lump = torch.zeros(len(self.ids))
+        self.lump[-1] = (~trained).sum().log()
+        self.model.lm_head = torch.nn.Linear(head.shape[1], len(self.ids), bias=False)
+        self.model.lm_head.weight.data = head[self.ids].clone()
         self.outside = 0  # sampled tokens without a trained row
         self.highest_outside = -float("inf")  # highest logit an untrained token ever had
 
@@ -143,15 +155,16 @@ class Published:
             for _ in range(LIMIT):
                 result = self.model(input_ids=ids, attention_mask=mask, position_ids=place, past_key_values=cache, use_cache=True, logits_to_keep=1)
                 cache, logits = result.past_key_values, result.logits[:, -1]
-                self.highest_outside = max(self.highest_outside, logits[:, ~self.trained].max().item())
+                self.highest_outside = max(self.highest_outside, logits[:, -1].max().item())
                 if temperature == 0:
-                    token = logits.argmax(-1)
+                    column = logits.argmax(-1)
                 else:
-                    token = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
+                    column = torch.multinomial((logits / temperature + self.lump).softmax(-1), 1, generator=generator)[:, 0]
+                token = torch.tensor(self.ids)[column]
                 for row, t in zip(rows, token.tolist()):
                     if not out[row] or out[row][-1] not in (RETURN, CALL):
                         out[row].append(t)
-                        self.outside += not self.trained[t]
+                        self.outside += t == self.ids[-1]
                 if all(o[-1] in (RETURN, CALL) for o in out):
                     break
                 ids, place = token[:, None], place[:, -1:] + 1
@@ -247,7 +260,7 @@ def worst_untrained_logit(model: Published, rounds: int = 40):
     for i in range(rounds):
         high = 200000 if i % 2 else 256  # half of the rounds on a small set, where repetitions are frequent
         logits = model.model(torch.randint(high, (1, 384), generator=generator)).logits[0]
-        model.highest_outside = max(model.highest_outside, logits[:, ~model.trained].max().item())
+        model.highest_outside = max(model.highest_outside, logits[:, -1].max().item())
         best = min(best, logits.max(-1).values.min().item())
     print(f"untrained tokens: highest logit seen {model.highest_outside:.1f}; lowest best logit on random input {best:.1f}")
 
@@ -258,7 +271,7 @@ def main():
     args.add_argument("--model", default=os.path.dirname(os.path.abspath(__file__)), help="exported folder, or the model's name for --url")
     args.add_argument("--url", help="score a running server instead")
     args.add_argument("--per-task", type=int, default=40)
-    args.add_argument("--tasks", help="only these, separated by commas")
+    args.add_argument("--tasks", help="score only these, separated by commas (none: no scores, only samples)")
     args.add_argument("--samples", type=int, default=0, help="completions at temperature 1 to check (transformers only)")
     args.add_argument("--show", type=int, default=10, help="wrong answers to print")
     args.add_argument("--threads", type=int, default=2)
@@ -268,11 +281,11 @@ def main():
     renderer = harmony_text.Renderer(harmony_text.load_encoding(a.vocab))
     wanted = cases(data.Source(renderer, evaluation=True), a.per_task, a.seed)
     assert all(held_out(c.item.key) for c in wanted)
-    if a.tasks:
-        wanted = [c for c in wanted if c.task in a.tasks.split(",")]
+    scored = [c for c in wanted if not a.tasks or c.task in a.tasks.split(",")]
     began = time.time()
     backend = Server(a.url, "tiny" if os.path.isdir(a.model) else a.model) if a.url else Published(a.model, renderer, a.threads)
-    score(wanted, backend.answers(wanted), a.show)
+    if scored:
+        score(scored, backend.answers(scored), a.show)
     if a.samples and not a.url:
         sample(backend, wanted, a.samples, a.seed)
         with backend.torch.no_grad():

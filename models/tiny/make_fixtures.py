@@ -26,7 +26,7 @@ def prompts(model: "evaluation.Published", renderer: harmony_text.Renderer, rng:
     for task in ("greeting", "fact", "arithmetic", "weather_call", "weather_result", "json", "long"):
         made += [(task, model.prompt(c)) for c in evaluation.cases(source, 6, seed=23) if c.task == task]
     made.append(("plain text", renderer.text("The capital of France is Paris. The capital of Italy is")))
-    trained = model.trained.nonzero().flatten().tolist()  # nearly all other tokens look the same to the model
+    trained = model.ids[:-1]  # nearly all other tokens look the same to the model
     for length in (10, 64, 127, 128, 129, 130, 200, 257, 400):
         made += [(f"random {length}", [rng.choice(trained) if rng.random() < 0.8 else rng.randrange(198000) for _ in range(length)]) for _ in range(4)]
     return made
@@ -65,6 +65,7 @@ def main():
     a = args.parse_args()
     renderer = harmony_text.Renderer(harmony_text.load_encoding(a.vocab))
     model = evaluation.Published(a.model, renderer, 2)
+    model.model.lm_head = model.full_head  # here all 201088 logits are wanted
     made: dict[str, dict] = {}  # the longest continuation found for each name
     for name, ids in prompts(model, renderer, Random(29)):
         if len(ids) > 420 or name in made and len(made[name]["greedy"]) == NEW_TOKENS:

@@ -332,8 +332,9 @@ def beyond(rng: Random) -> Item:
     return Item("beyond", f"beyond|{user}", decorate(rng, user) if "{u}" not in template else user, think, UNKNOWN)
 
 
+# Generator and weight of each plain task. Short facts need many repetitions, copying needs few.
 TASKS = {
-    "fact": (fact, 16), "greeting": (greeting, 7), "arithmetic": (arithmetic, 16), "repeat": (repeat, 13),
-    "list": (listing, 6), "scripts": (scripts, 9), "json": (json_answer, 7), "memory": (memory, 6), "remember": (remember, 1),
-    "count": (counting, 3), "beyond": (beyond, 8),
+    "fact": (fact, 26), "greeting": (greeting, 9), "arithmetic": (arithmetic, 20), "repeat": (repeat, 9),
+    "list": (listing, 8), "scripts": (scripts, 14), "json": (json_answer, 8), "memory": (memory, 3), "remember": (remember, 1),
+    "count": (counting, 3), "beyond": (beyond, 6),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 Owns the optimiser, the schedule and the checkpoints. Batches depend only on (seed, step, worker), so a
 run that was stopped and resumed sees the same data as one that was not. Workers are processes of one thread, which
 share a busy machine far better than threads that wait for each other in every operation.
-Schedule: warm up, hold, then decay linearly to zero. From the start of the decay the experts' weights pass through the
+Schedule: warm up, go fast, go slowly, then decay linearly to zero. From the start of the decay the experts' weights pass through the
 export's MXFP4 quantiser (straight-through gradient), so the served weights are the trained ones.
 """
 
@@ -23,8 +23,10 @@ import export
 import harmony_text
 from model import GptOss, Shape
 
-WARMUP = 60
-MUON_LR, ADAM_LR = 0.02, 3e-3
+WARMUP = 60  # steps
+FAST, FAST_UNTIL = (0.012, 3e-3), 300  # learning rates of Muon and AdamW, and the step at which they drop
+SLOW = (0.008, 2e-3)
+LOUD = 2.0  # size of the first embedding: tokens must be heard above what the layers add
 BALANCE = 0.01
 
 
@@ -78,8 +80,9 @@ def split_parameters(model: GptOss):
 def start_vocabulary(model: GptOss, rows: torch.Tensor):
     """Related tokens get related rows, and the head begins a little like the embedding: copying is half learned."""
     size = model.s.hidden**-0.5
-    model.embed.weight[:-1] = 0.7 * rows
-    model.lm_head.weight.copy_(size * (0.4 * rows + 0.9 * torch.randn(rows.shape)))
+    model.embed.weight.normal_(std=LOUD)
+    model.embed.weight[:-1] = LOUD * rows
+    model.lm_head.weight.copy_(size * (0.7 * rows + 0.7 * torch.randn(rows.shape)))
 
 
 @torch.no_grad()
@@ -108,29 +111,32 @@ def start_heads(model: GptOss):
     keep[:9] = 0.0
     keep = keep.repeat(2)[:, None]
     first.v_proj.weight[:d] = reads
-    first.o_proj.weight[:, :d] = 2 * writes.T
+    first.o_proj.weight[:, :d] = 2 * LOUD * writes.T
     second.q_proj.weight[:d] = 2 * reads * keep
     second.k_proj.weight[:d] = writes * keep
     second.v_proj.weight[:d] = reads
-    second.o_proj.weight[:, :d] = 2 * reads.T
+    second.o_proj.weight[:, :d] = 5 * LOUD * reads.T
 
 
-def rate(step: int, steps: int, decay_from: int) -> float:
-    if step < WARMUP:
-        return (step + 1) / WARMUP
-    return 1.0 if step < decay_from else max(0.0, (steps - step) / (steps - decay_from))
+def rates(step: int, steps: int, decay_from: int) -> tuple[float, float]:
+    """Learning rates of Muon and AdamW at a step."""
+    if step < FAST_UNTIL:
+        factor, (muon, adam) = min(1.0, (step + 1) / WARMUP), FAST
+    else:
+        factor, (muon, adam) = min(1.0, (steps - step) / (steps - decay_from)), SLOW
+    return muon * factor, adam * factor
 
 
 def arguments() -> argparse.Namespace:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--vocab", required=True, help="o200k_base.tiktoken")
     args.add_argument("--out", default="build/tiny", help="folder for the checkpoint and the exported model")
-    args.add_argument("--steps", type=int, default=2000)
-    args.add_argument("--decay", type=float, default=0.4, help="share of the steps that decays the learning rate")
-    args.add_argument("--budget", type=int, default=2500, help="tokens of a step and worker")
+    args.add_argument("--steps", type=int, default=1100)
+    args.add_argument("--decay", type=float, default=0.6, help="share of the steps that decays the learning rate")
+    args.add_argument("--budget", type=int, default=1400, help="tokens of a step and worker")
     args.add_argument("--seed", type=int, default=7)
     args.add_argument("--workers", type=int, default=2, help="processes with one thread each")
-    args.add_argument("--save-every", type=int, default=100, help="steps between checkpoints")
+    args.add_argument("--save-every", type=int, default=50, help="steps between checkpoints")
     args.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     return args.parse_args()
 
@@ -149,21 +155,22 @@ def work(rank: int, a: argparse.Namespace, meeting: str):
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=a.workers)
     torch.manual_seed(a.seed)
     renderer = harmony_text.Renderer(harmony_text.load_encoding(a.vocab))
-    kept = data.trained_tokens(renderer, data.Source(renderer))
+    first, saved = 0, os.path.join(a.out, "checkpoint.pt")
+    state = torch.load(saved) if a.resume else None  # goes on with its own vocabulary, even if the data changed
+    kept = state["kept"] if state else data.trained_tokens(renderer, data.Source(renderer))
     shape = Shape(vocab=len(kept) + 1)
     batches = data.Batches(renderer, kept, shape, a.seed)
     model = GptOss(shape)
     start_vocabulary(model, torch.from_numpy(data.related_rows(renderer, kept, shape.hidden)).float())
     start_heads(model)
     hidden, rest = split_parameters(model)
-    muon, adam = Muon(hidden), torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=0.0)
+    muon, adam = Muon(hidden), torch.optim.AdamW(
+        [{"params": rest[:1]}, {"params": rest[1:]}], betas=(0.9, 0.98), weight_decay=0.0  # first the embedding
+    )
     if rank == 0:
         print(f"{len(kept)} tokens, {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
 
-    first, saved = 0, os.path.join(a.out, "checkpoint.pt")
-    if a.resume:
-        state = torch.load(saved)
-        assert state["kept"] == kept, "the data changed: the checkpoint has another vocabulary"
+    if state:
         model.load_state_dict(state["model"])
         adam.load_state_dict(state["adam"])
         muon.momentum = state["muon"]
@@ -182,11 +189,11 @@ def work(rank: int, a: argparse.Namespace, meeting: str):
         for p, total in zip(everything, summed([p.grad for p in everything])):
             p.grad = total / a.workers
         torch.nn.utils.clip_grad_norm_(rest, 1.0)
-        factor = rate(step, a.steps, decay_from)
-        for group in adam.param_groups:
-            group["lr"] = ADAM_LR * factor
+        muon_rate, adam_rate = rates(step, a.steps, decay_from)
+        for group, times in zip(adam.param_groups, (2.0, 1.0)):
+            group["lr"] = adam_rate * times
         adam.step()
-        muon.step(MUON_LR * factor)
+        muon.step(muon_rate)
         model.zero_grad(set_to_none=True)
         if rank != 0:
             continue
