@@ -1,1 +1,35 @@
-//! Placeholder.
+//! The HTTP layer: OpenAI's API over the scheduler. Owns text and identity.
+//!
+//! ```text
+//!  bytes ──▶ request_id ──▶ routes ──▶ validate ──▶ harmony::render ──▶ generation ──submit──▶ scheduler
+//!            id, log,       size,      fields to    text to             │  ▲
+//!            metrics        JSON       types, 400   tokens              │  └──── tokens ◀────────┘
+//!                                                                       ▼ harmony::Parser, stop strings
+//!                                            bytes ◀── sse │ json ◀── reply: updates to OpenAI's shapes
+//! ```
+//!
+//! Does not know the engine, its kernels, or block ids; its tests run over a scripted executor.
+//! Invariants: whatever ends a request early (a client that goes away, a failure, a stop string) drops its token streams,
+//! and that cancels it in the scheduler; an error answer always is OpenAI's error object; a field of a request is used,
+//! known to be harmless, or refused by name.
+
+mod error;
+mod generation;
+mod json;
+mod openapi;
+mod reply;
+mod request_id;
+mod routes;
+mod server;
+mod sse;
+mod state;
+mod stop;
+mod validate;
+pub mod wire;
+
+pub use error::{ApiError, ErrorCode};
+pub use openapi::openapi;
+pub use request_id::REQUEST_ID;
+pub use server::{ServerConfig, serve};
+pub use state::{ApiConfig, AppState, PromptDate};
+pub use wire::models::ServerInfo;

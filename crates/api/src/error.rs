@@ -1,0 +1,327 @@
+//! Every error answer: one table from [`ErrorCode`] to status and `type`, one body shape.
+//!
+//! Owns what a client sees. What only the operator may see travels in `internal`, which is logged and never sent.
+//! Invariant: each response with a status of 400 or more has the body `{"error":{message,type,param,code}}`.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpResponse, ResponseError};
+use gossamer_scheduler::{RequestError, SubmitError};
+
+use crate::wire::error::{ErrorBody, ErrorObject};
+
+macro_rules! error_table {
+    ($($(#[doc = $doc:literal])* $variant:ident => $status:ident, $kind:literal, $code:literal;)*) => {
+        /// What went wrong, as OpenAI's `code`; decides status and `type`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum ErrorCode { $($(#[doc = $doc])* $variant,)* }
+
+        impl ErrorCode {
+            /// Every code.
+            pub const ALL: &[ErrorCode] = &[$(ErrorCode::$variant,)*];
+
+            /// The HTTP status.
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status,)* }
+            }
+
+            /// OpenAI's `type`.
+            pub fn kind(self) -> &'static str {
+                match self { $(Self::$variant => $kind,)* }
+            }
+
+            /// OpenAI's `code`, also the label of the error metric.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code,)* }
+            }
+        }
+    };
+}
+
+// Codes are OpenAI's where its API or its documentation names one for the case; the others are ours.
+error_table! {
+    /// The body is not JSON, repeats a key, or is nested too deeply.
+    InvalidJson => BAD_REQUEST, "invalid_request_error", "invalid_json";
+    /// A required field is absent.
+    MissingParameter => BAD_REQUEST, "invalid_request_error", "missing_required_parameter";
+    /// A field that no version of the API has.
+    UnknownParameter => BAD_REQUEST, "invalid_request_error", "unknown_parameter";
+    /// A field of the API that is not implemented here (yet).
+    UnsupportedParameter => BAD_REQUEST, "invalid_request_error", "unsupported_parameter";
+    /// An implemented field with a value that is not implemented here (yet).
+    UnsupportedValue => BAD_REQUEST, "invalid_request_error", "unsupported_value";
+    /// A field has the wrong JSON type.
+    InvalidType => BAD_REQUEST, "invalid_request_error", "invalid_type";
+    /// A field has the right type and an impossible value, or contradicts another one.
+    InvalidValue => BAD_REQUEST, "invalid_request_error", "invalid_value";
+    /// An integer is below its range.
+    IntegerBelowMin => BAD_REQUEST, "invalid_request_error", "integer_below_min_value";
+    /// An integer is above its range.
+    IntegerAboveMax => BAD_REQUEST, "invalid_request_error", "integer_above_max_value";
+    /// A number is below its range.
+    DecimalBelowMin => BAD_REQUEST, "invalid_request_error", "decimal_below_min_value";
+    /// A number is above its range.
+    DecimalAboveMax => BAD_REQUEST, "invalid_request_error", "decimal_above_max_value";
+    /// An array that needs an element has none.
+    EmptyArray => BAD_REQUEST, "invalid_request_error", "empty_array";
+    /// An array has too many elements.
+    ArrayAboveMaxLength => BAD_REQUEST, "invalid_request_error", "array_above_max_length";
+    /// A string that needs a character has none.
+    EmptyString => BAD_REQUEST, "invalid_request_error", "empty_string";
+    /// Prompt, or prompt and requested output, exceed what a sequence can hold.
+    ContextLengthExceeded => BAD_REQUEST, "invalid_request_error", "context_length_exceeded";
+    /// No such model.
+    ModelNotFound => NOT_FOUND, "invalid_request_error", "model_not_found";
+    /// No such path.
+    UnknownUrl => NOT_FOUND, "invalid_request_error", "unknown_url";
+    /// The path exists, the method does not; `Allow` says which do.
+    MethodNotAllowed => METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed";
+    /// The body was not received in time.
+    RequestTimeout => REQUEST_TIMEOUT, "invalid_request_error", "request_timeout";
+    /// The body is larger than the configured limit.
+    PayloadTooLarge => PAYLOAD_TOO_LARGE, "invalid_request_error", "request_too_large";
+    /// The body is not declared as `application/json`.
+    UnsupportedMediaType => UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", "unsupported_content_type";
+    /// The waiting queue is at its bound.
+    QueueFull => TOO_MANY_REQUESTS, "rate_limit_error", "engine_overloaded";
+    /// The request waited in the queue for longer than the configured bound.
+    QueueTimeout => SERVICE_UNAVAILABLE, "server_error", "queue_timeout";
+    /// The server is stopping.
+    ShuttingDown => SERVICE_UNAVAILABLE, "server_error", "shutting_down";
+    /// No token was produced yet, or none can be any more.
+    NotReady => SERVICE_UNAVAILABLE, "server_error", "not_ready";
+    /// The engine failed the request's step.
+    EngineError => INTERNAL_SERVER_ERROR, "server_error", "engine_error";
+    /// A bug of ours.
+    Internal => INTERNAL_SERVER_ERROR, "server_error", "internal_error";
+}
+
+/// An error on its way to the client.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    code: ErrorCode,
+    message: Cow<'static, str>,
+    param: Option<String>,
+    retry_after: Option<Duration>,
+    allow: Option<&'static str>,
+    internal: Option<String>,
+}
+
+impl ApiError {
+    /// An error without `param`. `message` is for the client: a sentence.
+    pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            param: None,
+            retry_after: None,
+            allow: None,
+            internal: None,
+        }
+    }
+
+    /// An error about one field, named as a path: `messages[0].content`.
+    pub fn field(
+        code: ErrorCode,
+        param: impl Into<String>,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            param: Some(param.into()),
+            ..Self::new(code, message)
+        }
+    }
+
+    /// Names the field.
+    #[must_use]
+    pub fn with_param(mut self, param: impl Into<String>) -> Self {
+        self.param = Some(param.into());
+        self
+    }
+
+    /// Sets `Retry-After`, rounded up to whole seconds, at least one.
+    #[must_use]
+    pub fn with_retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// Sets `Allow`.
+    #[must_use]
+    pub fn with_allow(mut self, methods: &'static str) -> Self {
+        self.allow = Some(methods);
+        self
+    }
+
+    /// What the log says and the client does not see.
+    #[must_use]
+    pub fn with_internal(mut self, detail: impl Into<String>) -> Self {
+        self.internal = Some(detail.into());
+        self
+    }
+
+    /// The error for a request that the scheduler did not accept. `prompt_param` is the field that holds the prompt.
+    pub fn from_submit(
+        error: SubmitError,
+        prompt_param: &'static str,
+        retry_after: Duration,
+    ) -> Self {
+        match error {
+            SubmitError::NeverFits { prompt_len, limit } => Self::field(
+                ErrorCode::ContextLengthExceeded,
+                prompt_param,
+                format!("The prompt has {prompt_len} tokens, but at most {limit} fit. Shorten it."),
+            ),
+            SubmitError::OutputNeverFits {
+                prompt_len,
+                max_tokens,
+                limit,
+            } => Self::field(
+                ErrorCode::ContextLengthExceeded,
+                prompt_param,
+                format!(
+                    "At most {limit} tokens fit, but the prompt has {prompt_len} and {max_tokens} more are requested. \
+                     Shorten the prompt or ask for fewer tokens."
+                ),
+            ),
+            SubmitError::QueueFull { limit } => Self::new(
+                ErrorCode::QueueFull,
+                format!("All {limit} places in the queue are taken. Try again later."),
+            )
+            .with_retry_after(retry_after),
+            SubmitError::ShuttingDown => Self::shutting_down().with_retry_after(retry_after),
+            // Validation lets nothing through that the scheduler would call contradictory.
+            SubmitError::Invalid { field, message } => {
+                Self::internal().with_internal(format!("the scheduler refused {field}: {message}"))
+            }
+        }
+    }
+
+    /// The error for an accepted request that could not be completed.
+    pub fn from_request(error: RequestError, retry_after: Duration) -> Self {
+        match error {
+            RequestError::Engine(detail) => Self::new(
+                ErrorCode::EngineError,
+                "The engine failed while it worked on this request.",
+            )
+            .with_internal(detail),
+            RequestError::QueueTimeout { limit_ms } => Self::new(
+                ErrorCode::QueueTimeout,
+                format!("The request waited in the queue for longer than {limit_ms} ms."),
+            )
+            .with_retry_after(retry_after),
+            RequestError::ShuttingDown => Self::shutting_down().with_retry_after(retry_after),
+        }
+    }
+
+    /// A bug of ours; say what happened with [`ApiError::with_internal`].
+    pub fn internal() -> Self {
+        Self::new(
+            ErrorCode::Internal,
+            "The server made an error. The request id in the x-request-id header finds it in the log.",
+        )
+    }
+
+    fn shutting_down() -> Self {
+        Self::new(ErrorCode::ShuttingDown, "The server is shutting down.")
+    }
+
+    /// Which error.
+    pub fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    /// The field it is about.
+    pub fn param(&self) -> Option<&str> {
+        self.param.as_deref()
+    }
+
+    /// What only the log says.
+    pub fn internal_detail(&self) -> Option<&str> {
+        self.internal.as_deref()
+    }
+
+    /// The body, also used for error events inside a stream.
+    pub fn body(&self) -> ErrorBody {
+        ErrorBody {
+            error: ErrorObject {
+                message: self.message.to_string(),
+                kind: self.code.kind().to_owned(),
+                param: self.param.clone(),
+                code: Some(self.code.as_str().to_owned()),
+            },
+        }
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code.as_str(), self.message)
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.code.status()
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        if let Some(after) = self.retry_after {
+            let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
+            response.insert_header((header::RETRY_AFTER, seconds.to_string()));
+        }
+        if let Some(methods) = self.allow {
+            response.insert_header((header::ALLOW, methods));
+        }
+        let mut response = response.json(self.body());
+        // Read by the access log, which also counts it.
+        response.extensions_mut().insert(self.clone());
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_statuses_are_errors() {
+        let names: HashSet<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(names.len(), ErrorCode::ALL.len());
+        for code in ErrorCode::ALL {
+            let status = code.status();
+            assert!(status.is_client_error() || status.is_server_error());
+            assert_eq!(status.is_server_error(), code.kind() == "server_error");
+        }
+    }
+
+    #[test]
+    fn what_only_the_operator_may_see_is_not_in_the_body() {
+        let error = ApiError::from_request(
+            RequestError::Engine("tensor /secret/path".into()),
+            Duration::ZERO,
+        );
+        let body = serde_json::to_string(&error.body()).expect("an error body is JSON");
+        assert!(!body.contains("secret"));
+        assert_eq!(error.internal_detail(), Some("tensor /secret/path"));
+    }
+
+    #[test]
+    fn retry_after_is_whole_seconds_and_never_zero() {
+        for (after, expected) in [(0, "1"), (1000, "1"), (1001, "2")] {
+            let response = ApiError::new(ErrorCode::QueueFull, "full")
+                .with_retry_after(Duration::from_millis(after))
+                .error_response();
+            let header = response.headers().get(header::RETRY_AFTER);
+            assert_eq!(header.and_then(|value| value.to_str().ok()), Some(expected));
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! A chat answer: harmony tokens to reasoning, content and tool calls.
+//!
+//! Preambles (commentary without a recipient) are meant for the user and become content.
+//! Stop strings and log-probabilities concern content only: hidden reasoning and arguments are neither searched nor
+//! scored.
+
+use gossamer_harmony::{Channel, Delta, Parser, Tokenizer};
+use gossamer_metrics::ApiMetrics;
+use gossamer_scheduler::TokenLogprobs;
+
+use super::answer::AnswerText;
+use super::{Assembler, Piece, Update, logprobs};
+use crate::request_id::random_id;
+use crate::wire::chat::FinishReason;
+
+/// See the file's header.
+pub(crate) struct ChatAssembler {
+    parser: Parser,
+    answer: AnswerText,
+    /// Functions were declared and may be called.
+    tools_allowed: bool,
+    called: bool,
+    stopped: bool,
+    reasoning_tokens: usize,
+}
+
+impl ChatAssembler {
+    /// For one choice.
+    pub fn new(stop_strings: &[String], tools_allowed: bool) -> Self {
+        Self {
+            parser: Parser::new(),
+            answer: AnswerText::new(stop_strings),
+            tools_allowed,
+            called: false,
+            stopped: false,
+            reasoning_tokens: 0,
+        }
+    }
+
+    fn apply(&mut self, deltas: Vec<Delta>, update: &mut Update) {
+        for delta in deltas {
+            if self.stopped {
+                return;
+            }
+            match delta {
+                Delta::Reasoning(text) => push_text(update, Piece::Reasoning(text)),
+                Delta::Preamble(text) | Delta::Content(text) => self.content(&text, update),
+                // A client that declared no functions cannot do anything with a call. Its text is not lost: what
+                // would be the arguments is shown as content.
+                Delta::ToolCall { .. } if !self.tools_allowed => {}
+                Delta::Arguments { text, .. } if !self.tools_allowed => {
+                    self.content(&text, update);
+                }
+                Delta::ToolCall { index, name } => {
+                    self.called = true;
+                    update.pieces.push(Piece::ToolCall {
+                        index,
+                        id: random_id("call_"),
+                        name,
+                    });
+                }
+                Delta::Arguments { index, text } => {
+                    push_text(update, Piece::Arguments { index, text });
+                }
+            }
+        }
+    }
+
+    fn content(&mut self, text: &str, update: &mut Update) {
+        let (released, hit) = self.answer.push(text, &mut update.logprobs);
+        push_text(update, Piece::Content(released));
+        self.stopped |= hit;
+    }
+}
+
+impl Assembler for ChatAssembler {
+    fn push(&mut self, token: u32, raw: Option<Box<TokenLogprobs>>, update: &mut Update) -> bool {
+        let channel = self.parser.channel();
+        if !Tokenizer::get().is_control(token) {
+            match (channel, raw) {
+                (Channel::Reasoning, _) => self.reasoning_tokens += 1,
+                (Channel::Content | Channel::Preamble, Some(raw)) => {
+                    self.answer.token(logprobs::describe(token, *raw));
+                }
+                _ => {}
+            }
+        }
+        let deltas = self.parser.push(token);
+        self.apply(deltas, update);
+        self.stopped
+    }
+
+    fn finish(&mut self, update: &mut Update) {
+        let deltas = self.parser.finish();
+        self.apply(deltas, update);
+        if !self.stopped {
+            let text = self.answer.finish(&mut update.logprobs);
+            push_text(update, Piece::Content(text));
+        }
+    }
+
+    fn own_end(&self) -> FinishReason {
+        if self.called && !self.stopped {
+            FinishReason::ToolCalls
+        } else {
+            FinishReason::Stop
+        }
+    }
+
+    fn reasoning_tokens(&self) -> usize {
+        self.reasoning_tokens
+    }
+
+    fn report(&self, metrics: &ApiMetrics) {
+        for (kind, count) in self.parser.repairs().iter() {
+            metrics.harmony_repairs(kind.as_str(), count);
+        }
+    }
+}
+
+fn push_text(update: &mut Update, piece: Piece) {
+    let empty = match &piece {
+        Piece::Reasoning(text) | Piece::Content(text) | Piece::Arguments { text, .. } => {
+            text.is_empty()
+        }
+        Piece::ToolCall { .. } => false,
+    };
+    if !empty {
+        update.pieces.push(piece);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gossamer_harmony::special;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq)]
+    struct Said {
+        reasoning: String,
+        content: String,
+        arguments: String,
+        stopped: bool,
+    }
+
+    fn run(tokens: &[u32], stops: &[String]) -> Said {
+        let mut assembler = ChatAssembler::new(stops, true);
+        let mut update = Update::default();
+        let mut said = Said::default();
+        for &token in tokens {
+            if assembler.push(token, None, &mut update) {
+                said.stopped = true;
+                break;
+            }
+        }
+        assembler.finish(&mut update);
+        for piece in update.pieces {
+            match piece {
+                Piece::Reasoning(text) => said.reasoning.push_str(&text),
+                Piece::Content(text) => said.content.push_str(&text),
+                Piece::Arguments { text, .. } => said.arguments.push_str(&text),
+                Piece::ToolCall { .. } => {}
+            }
+        }
+        said
+    }
+
+    /// Tokens that build and break harmony messages, and a few words.
+    fn token() -> impl Strategy<Value = u32> {
+        let words = [
+            "a",
+            "b",
+            " ab",
+            "final",
+            "analysis",
+            "commentary",
+            " to=functions.f",
+            "assistant",
+        ];
+        let words: Vec<u32> = (words.iter())
+            .map(|word| Tokenizer::get().encode(word)[0])
+            .collect();
+        prop_oneof![
+            4 => proptest::sample::select(words),
+            2 => proptest::sample::select(vec![
+                special::START, special::CHANNEL, special::MESSAGE, special::END, special::CALL, special::RETURN,
+            ]),
+            1 => 0..300_u32,
+            1 => any::<u32>(),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_stop_string_cuts_the_content_at_its_first_place_and_nothing_else(
+            tokens in proptest::collection::vec(token(), 0..40),
+            stop in "[ab]{1,3}",
+        ) {
+            let free = run(&tokens, &[]);
+            let stopped = run(&tokens, std::slice::from_ref(&stop));
+            match free.content.find(&stop) {
+                Some(at) => {
+                    prop_assert_eq!(&stopped.content, &free.content[..at]);
+                    prop_assert!(free.reasoning.starts_with(&stopped.reasoning));
+                }
+                None => prop_assert_eq!(stopped, free),
+            }
+        }
+    }
+}

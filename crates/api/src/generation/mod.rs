@@ -1,0 +1,407 @@
+//! One HTTP request's token streams, read as updates of its choices.
+//!
+//! Streamed and whole answers are made from the same [`Event`]s, so they cannot differ.
+//! Knows tokens and text, not the wire. Invariants: dropping a [`Generation`] drops its `TokenStream`s, which cancels
+//! everything in the scheduler; each choice ends exactly once; after `Finished` or `Failed` nothing comes.
+
+mod answer;
+mod chat;
+mod logprobs;
+mod raw;
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use gossamer_harmony::special;
+use gossamer_metrics::ApiMetrics;
+use gossamer_scheduler::{
+    NewRequest, StopConditions, SubmitError, TokenEvent, TokenLogprobs as RawLogprobs, TokenStream,
+};
+
+pub(crate) use chat::ChatAssembler;
+pub(crate) use raw::RawAssembler;
+
+use crate::error::{ApiError, ErrorCode};
+use crate::request_id::RequestContext;
+use crate::state::AppState;
+use crate::validate::Generate;
+use crate::wire::chat::{FinishReason, TokenLogprob};
+use crate::wire::usage::{CompletionTokensDetails, PromptTokensDetails, Usage};
+
+/// The ends that the model writes itself (`eos_token_id` of gpt-oss-20b's `generation_config.json`).
+const MODEL_ENDS: [u32; 3] = [special::RETURN, special::CALL, special::END_OF_TEXT];
+
+/// A piece of text of one choice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// More reasoning.
+    Reasoning(String),
+    /// More of the answer.
+    Content(String),
+    /// A call was opened; calls are numbered from 0.
+    ToolCall {
+        /// Number of the call in its message.
+        index: usize,
+        /// `call_...`
+        id: String,
+        /// Name of the function.
+        name: String,
+    },
+    /// More of a call's arguments.
+    Arguments {
+        /// The call.
+        index: usize,
+        /// To append.
+        text: String,
+    },
+}
+
+/// What is new in one choice.
+#[derive(Debug, Default)]
+pub(crate) struct Update {
+    /// Text, in order.
+    pub pieces: Vec<Piece>,
+    /// Log-probabilities of content that is now out.
+    pub logprobs: Vec<TokenLogprob>,
+}
+
+impl Update {
+    fn is_empty(&self) -> bool {
+        self.pieces.is_empty() && self.logprobs.is_empty()
+    }
+}
+
+/// Turns one choice's tokens into text.
+pub(crate) trait Assembler {
+    /// Takes a token. True if a stop string ended the choice with it.
+    fn push(&mut self, token: u32, logprobs: Option<Box<RawLogprobs>>, update: &mut Update)
+    -> bool;
+    /// The choice ended; what was held back comes out, unless a stop string ended it.
+    fn finish(&mut self, update: &mut Update);
+    /// The reason to tell the client when the model ended the choice itself.
+    fn own_end(&self) -> FinishReason;
+    /// Tokens spent on reasoning.
+    fn reasoning_tokens(&self) -> usize;
+    /// Reports what had to be repaired.
+    fn report(&self, metrics: &ApiMetrics);
+}
+
+/// What happens to a request.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A choice grew.
+    Update { choice: usize, update: Update },
+    /// A choice ended, with its last text.
+    ChoiceFinished {
+        choice: usize,
+        update: Update,
+        reason: FinishReason,
+    },
+    /// All choices ended.
+    Finished(Usage),
+    /// The request failed.
+    Failed(ApiError),
+}
+
+struct Choice {
+    assembler: Box<dyn Assembler>,
+    tokens: usize,
+    last_token: Option<Instant>,
+    finished: bool,
+}
+
+/// A request being answered.
+pub(crate) struct Generation {
+    /// One per prompt.
+    streams: Vec<TokenStream>,
+    /// `n` per prompt: those of the first prompt, then those of the second.
+    choices: Vec<Choice>,
+    n: usize,
+    open_streams: usize,
+    /// Where polling starts, so that no prompt of a batch waits for another.
+    next_stream: usize,
+    /// Events made together with one that was already handed out.
+    ready: VecDeque<Event>,
+    usage: Usage,
+    ended: bool,
+    had_token: bool,
+    retry_after: Duration,
+    metrics: ApiMetrics,
+    context: Rc<RequestContext>,
+}
+
+/// Prompts and what to make of them.
+pub(crate) struct Job {
+    /// At least one.
+    pub prompts: Vec<Vec<u32>>,
+    /// The same for all.
+    pub generate: Generate,
+    /// Name of the field that holds the prompt, for errors.
+    pub prompt_param: &'static str,
+    /// Most new tokens, per prompt.
+    pub max_tokens: Vec<usize>,
+}
+
+impl Job {
+    /// Checks that every prompt fits, before anything is queued.
+    pub fn new(
+        prompts: Vec<Vec<u32>>,
+        generate: Generate,
+        prompt_param: &'static str,
+        state: &AppState,
+    ) -> Result<Self, ApiError> {
+        let limit = state.scheduler.max_sequence_len();
+        let max_tokens = prompts
+            .iter()
+            .map(|prompt| generate.max_tokens_for(prompt.len(), limit, &state.config, prompt_param))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            prompts,
+            generate,
+            prompt_param,
+            max_tokens,
+        })
+    }
+}
+
+impl Generation {
+    /// Hands all prompts to the scheduler: all of them, or none.
+    pub fn submit(
+        job: Job,
+        state: &AppState,
+        context: Rc<RequestContext>,
+        assembler: impl Fn(&Generate) -> Box<dyn Assembler>,
+    ) -> Result<Self, ApiError> {
+        let Job {
+            prompts,
+            generate,
+            prompt_param,
+            max_tokens,
+        } = job;
+        let sampling = Arc::new(generate.sampling.clone());
+        let own_ends: &[u32] = if generate.ignore_eos {
+            &[]
+        } else {
+            &MODEL_ENDS
+        };
+        let stop_token_ids: Arc<[u32]> = [own_ends, &generate.stop_token_ids].concat().into();
+        let num_prompts = prompts.len();
+        let prompt_tokens = prompts.iter().map(Vec::len).sum();
+        let mut streams = Vec::with_capacity(prompts.len());
+        for (prompt, max_tokens) in prompts.into_iter().zip(max_tokens) {
+            let request = NewRequest {
+                prompt,
+                n: generate.n,
+                sampling: Arc::clone(&sampling),
+                stop: StopConditions {
+                    stop_token_ids: Arc::clone(&stop_token_ids),
+                    max_tokens,
+                    min_tokens: generate.min_tokens,
+                },
+                cache_salt: 0,
+            };
+            // On an error the streams so far are dropped, which cancels them.
+            let stream = state
+                .scheduler
+                .submit(request)
+                .map_err(|error| refusal(error, num_prompts, prompt_param, state))?;
+            streams.push(stream);
+        }
+        let n = generate.n as usize;
+        let choices = (0..streams.len() * n)
+            .map(|_| Choice {
+                assembler: assembler(&generate),
+                tokens: 0,
+                last_token: None,
+                finished: false,
+            })
+            .collect();
+        Ok(Self {
+            open_streams: streams.len(),
+            streams,
+            choices,
+            n,
+            next_stream: 0,
+            ready: VecDeque::new(),
+            usage: Usage {
+                prompt_tokens,
+                ..Usage::default()
+            },
+            ended: false,
+            had_token: false,
+            retry_after: state.config.retry_after,
+            metrics: state.metrics.api.clone(),
+            context,
+        })
+    }
+
+    /// How many choices there will be.
+    pub fn num_choices(&self) -> usize {
+        self.choices.len()
+    }
+
+    /// The request that is being answered.
+    pub fn context(&self) -> &RequestContext {
+        &self.context
+    }
+
+    /// The next event; `None` after the last. Cancel-safe: a dropped future loses nothing.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            if self.ended {
+                return None;
+            }
+            let (prompt, event) = poll_fn(|cx| self.poll_streams(cx)).await;
+            self.digest(prompt, event);
+        }
+    }
+
+    fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<(usize, TokenEvent)> {
+        let count = self.streams.len();
+        for offset in 0..count {
+            let i = (self.next_stream + offset) % count;
+            // `TokenStream::next` is cancel-safe and leaves the waker behind, so a fresh future per poll is enough.
+            if let Poll::Ready(Some(event)) = pin!(self.streams[i].next()).poll(cx) {
+                self.next_stream = (i + 1) % count;
+                return Poll::Ready((i, event));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn digest(&mut self, prompt: usize, event: TokenEvent) {
+        match event {
+            TokenEvent::Token {
+                index,
+                token,
+                logprobs,
+            } => self.token(prompt, index, token, logprobs),
+            TokenEvent::SequenceFinished { index, reason } => {
+                let choice = prompt * self.n + index as usize;
+                let cut = reason == gossamer_scheduler::FinishReason::Length;
+                self.finish_choice(choice, Update::default(), cut);
+            }
+            TokenEvent::Finished(summary) => {
+                self.usage.prompt_tokens_details = PromptTokensDetails {
+                    cached_tokens: self.usage.prompt_tokens_details.cached_tokens
+                        + summary.cached_len,
+                };
+                self.open_streams -= 1;
+                if self.open_streams == 0 {
+                    self.end(Event::Finished(self.total_usage()));
+                }
+            }
+            TokenEvent::Failed(error) => {
+                // Cancels the other prompts of the batch.
+                self.streams.clear();
+                self.end(Event::Failed(ApiError::from_request(
+                    error,
+                    self.retry_after,
+                )));
+            }
+        }
+    }
+
+    fn token(&mut self, prompt: usize, index: u32, token: u32, logprobs: Option<Box<RawLogprobs>>) {
+        let number = prompt * self.n + index as usize;
+        let choice = &mut self.choices[number];
+        if choice.finished {
+            // Drawn before the scheduler heard that a stop string had ended the choice.
+            return;
+        }
+        let now = Instant::now();
+        if !std::mem::replace(&mut self.had_token, true) {
+            self.metrics.first_token(now - self.context.arrived);
+        }
+        if let Some(last) = choice.last_token.replace(now) {
+            self.metrics.inter_token(now - last);
+        }
+        choice.tokens += 1;
+        let mut update = Update::default();
+        if choice.assembler.push(token, logprobs, &mut update) {
+            self.streams[prompt].finish_sequence(index);
+            self.finish_choice(number, update, false);
+        } else if !update.is_empty() {
+            self.ready.push_back(Event::Update {
+                choice: number,
+                update,
+            });
+        }
+    }
+
+    /// Ends a choice, once. `cut`: not by the model or a stop string, but because there was no room for more.
+    fn finish_choice(&mut self, number: usize, mut update: Update, cut: bool) {
+        let choice = &mut self.choices[number];
+        if std::mem::replace(&mut choice.finished, true) {
+            return;
+        }
+        choice.assembler.finish(&mut update);
+        let reason = if cut {
+            FinishReason::Length
+        } else {
+            choice.assembler.own_end()
+        };
+        choice.assembler.report(&self.metrics);
+        self.metrics.choice_finished(reason.as_str());
+        self.ready.push_back(Event::ChoiceFinished {
+            choice: number,
+            update,
+            reason,
+        });
+    }
+
+    fn end(&mut self, event: Event) {
+        self.ended = true;
+        self.context.note_usage(self.total_usage());
+        self.ready.push_back(event);
+    }
+
+    fn total_usage(&self) -> Usage {
+        let completion_tokens = self.choices.iter().map(|choice| choice.tokens).sum();
+        let reasoning_tokens = self
+            .choices
+            .iter()
+            .map(|choice| choice.assembler.reasoning_tokens())
+            .sum();
+        Usage {
+            completion_tokens,
+            total_tokens: self.usage.prompt_tokens + completion_tokens,
+            completion_tokens_details: CompletionTokensDetails { reasoning_tokens },
+            ..self.usage
+        }
+    }
+}
+
+/// Why a request of so many prompts was not accepted. More prompts than the queue has places is nothing to try again.
+fn refusal(
+    error: SubmitError,
+    num_prompts: usize,
+    prompt_param: &'static str,
+    state: &AppState,
+) -> ApiError {
+    match error {
+        SubmitError::QueueFull { limit } if num_prompts > limit => ApiError::field(
+            ErrorCode::ArrayAboveMaxLength,
+            prompt_param,
+            format!("The queue holds at most {limit} prompts, not {num_prompts}."),
+        ),
+        error => ApiError::from_submit(error, prompt_param, state.config.retry_after),
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.context.note_usage(self.total_usage());
+            self.metrics.cancelled();
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! One request from its first byte to its last: id, duration, access log, request metrics.
+//!
+//! A [`RequestLog`] travels with the request: first in the handler's future, then in the answer's body. Whoever drops it
+//! (the body at its end, actix when the client goes away) ends the request, so exactly one line is logged for each.
+//! Labels are route patterns, never paths as received.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::Next;
+use actix_web::web::Bytes;
+use actix_web::{Error, HttpMessage, HttpRequest};
+use gossamer_metrics::ApiMetrics;
+
+use crate::error::{ApiError, ErrorCode};
+use crate::routes;
+use crate::state::AppState;
+use crate::wire::usage::Usage;
+
+/// In requests, taken over if sane; in every answer.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// nginx's status for a client that went away before its answer began. Never sent, only logged and counted.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
+
+/// What handlers may know about the request they work on.
+#[derive(Debug)]
+pub(crate) struct RequestContext {
+    /// The id, in the log and in the answer's header.
+    pub id: String,
+    /// When the request's head was read.
+    pub arrived: Instant,
+    usage: Cell<Option<Usage>>,
+}
+
+impl RequestContext {
+    /// The context that [`track`] made.
+    pub fn of(request: &HttpRequest) -> Rc<Self> {
+        // A handler outside of `track` has no log to write to; a fresh context keeps it working.
+        (request.extensions().get::<Rc<Self>>().cloned())
+            .unwrap_or_else(|| Rc::new(Self::new(random_id("req_"))))
+    }
+
+    /// For the access log: what the request cost.
+    pub fn note_usage(&self, usage: Usage) {
+        self.usage.set(Some(usage));
+    }
+
+    fn new(id: String) -> Self {
+        Self {
+            id,
+            arrived: Instant::now(),
+            usage: Cell::new(None),
+        }
+    }
+}
+
+/// The outermost middleware. What it wraps answers with a response, also to refuse: an `Err` would leave without the id.
+pub(crate) async fn track(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<Tracked>, Error> {
+    let given = request.headers().get(REQUEST_ID);
+    let id = (given.and_then(sane)).unwrap_or_else(|| random_id("req_"));
+    let context = Rc::new(RequestContext::new(id));
+    request.extensions_mut().insert(Rc::clone(&context));
+    let mut log = RequestLog::new(request.request(), Rc::clone(&context));
+
+    let mut response = next.call(request).await?.map_into_boxed_body();
+    // The id was made or checked to be a header value; an empty answer is still an answer.
+    if let Ok(value) = HeaderValue::from_str(&context.id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    log.answered(&response);
+    Ok(response.map_body(|_, body| Tracked { body, log }))
+}
+
+/// `prefix` and 24 random letters and digits (142 bits): unique, not secret.
+pub(crate) fn random_id(prefix: &str) -> String {
+    let mut id = prefix.to_owned();
+    id.extend((0..24).map(|_| fastrand::alphanumeric()));
+    id
+}
+
+/// A client's id, if it can stand in a log line and in a header.
+fn sane(value: &HeaderValue) -> Option<String> {
+    let text = value.to_str().ok()?;
+    let ordinary = |c: char| c.is_ascii_alphanumeric() || "-_.:/+=@#".contains(c);
+    ((1..=128).contains(&text.len()) && text.chars().all(ordinary)).then(|| text.to_owned())
+}
+
+/// Ends the request when dropped.
+struct RequestLog {
+    context: Rc<RequestContext>,
+    metrics: Option<ApiMetrics>,
+    route: &'static str,
+    method: Method,
+    path: String,
+    status: Option<StatusCode>,
+    error: Option<ApiError>,
+    sent_bytes: u64,
+    complete: bool,
+}
+
+impl RequestLog {
+    fn new(request: &HttpRequest, context: Rc<RequestContext>) -> Self {
+        let metrics = request
+            .app_data::<actix_web::web::Data<AppState>>()
+            .map(|state| state.metrics.api.clone());
+        if let Some(metrics) = &metrics {
+            metrics.request_started();
+        }
+        Self {
+            context,
+            metrics,
+            route: routes::label(request.match_pattern().as_deref()),
+            method: request.method().clone(),
+            path: request.path().chars().take(256).collect(),
+            status: None,
+            error: None,
+            sent_bytes: 0,
+            complete: false,
+        }
+    }
+
+    fn answered(&mut self, response: &ServiceResponse<BoxBody>) {
+        self.status = Some(response.status());
+        self.error = response.response().extensions().get::<ApiError>().cloned();
+        // actix does not ask for the bytes of these.
+        self.complete = self.method == Method::HEAD
+            || matches!(
+                response.response().body().size(),
+                BodySize::None | BodySize::Sized(0)
+            );
+    }
+}
+
+impl Drop for RequestLog {
+    fn drop(&mut self) {
+        let took = self.context.arrived.elapsed();
+        let status = self
+            .status
+            .map_or(CLIENT_CLOSED_REQUEST, |status| status.as_u16());
+        let code = self.error.as_ref().map(|error| error.code());
+        if let Some(metrics) = &self.metrics {
+            metrics.request_ended(self.route, status, took);
+            if let Some(code) = code {
+                metrics.error(code.as_str());
+            }
+        }
+        let usage = self.context.usage.get();
+        tracing::info!(
+            request_id = %self.context.id,
+            method = %self.method,
+            path = %self.path,
+            status,
+            duration_ms = took.as_secs_f64() * 1e3,
+            bytes = self.sent_bytes,
+            complete = self.complete,
+            error = code.map(ErrorCode::as_str),
+            param = self.error.as_ref().and_then(ApiError::param),
+            prompt_tokens = usage.map(|usage| usage.prompt_tokens),
+            cached_tokens = usage.map(|usage| usage.prompt_tokens_details.cached_tokens),
+            completion_tokens = usage.map(|usage| usage.completion_tokens),
+            "request"
+        );
+        if let Some(error) = &self.error
+            && let Some(detail) = error.internal_detail()
+        {
+            tracing::error!(request_id = %self.context.id, detail, "request failed");
+        }
+    }
+}
+
+/// An answer's body with the log of its request.
+pub(crate) struct Tracked {
+    body: BoxBody,
+    log: RequestLog,
+}
+
+impl MessageBody for Tracked {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let this = self.get_mut();
+        let next = Pin::new(&mut this.body).poll_next(cx);
+        match &next {
+            Poll::Ready(Some(Ok(bytes))) => this.log.sent_bytes += bytes.len() as u64,
+            Poll::Ready(None) => this.log.complete = true,
+            _ => {}
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ids_that_fit_a_log_line_are_taken_over() {
+        let check = |text: &[u8]| HeaderValue::from_bytes(text).ok().and_then(|v| sane(&v));
+        assert_eq!(check(b"abc-123_x.y:z").as_deref(), Some("abc-123_x.y:z"));
+        for bad in [&b""[..], b"a b", b"a\tb", b"a\"b", b"\xff", &[b'a'; 129]] {
+            assert_eq!(check(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn random_ids_differ() {
+        let ids: std::collections::HashSet<_> = (0..1000).map(|_| random_id("x")).collect();
+        assert_eq!(ids.len(), 1000);
+    }
+}

@@ -1,0 +1,83 @@
+//! For those who run the server: `/health`, `/ready`, `/metrics`, `/info`.
+
+use actix_web::HttpResponse;
+use actix_web::web::Data;
+use gossamer_metrics::Metrics;
+
+use crate::error::{ApiError, ErrorCode};
+use crate::state::AppState;
+use crate::wire::error::ErrorBody;
+use crate::wire::models::{Info, Status};
+
+/// Whether the process answers at all.
+#[utoipa::path(
+    get,
+    path = "/health",
+    operation_id = "health",
+    tag = "operations",
+    responses((status = 200, description = "It does.", body = Status)),
+)]
+pub(crate) async fn health() -> HttpResponse {
+    HttpResponse::Ok().json(Status { status: "ok" })
+}
+
+/// Whether a request can be expected to be answered: the model has produced a token, has not failed since, and the server
+/// is not shutting down.
+#[utoipa::path(
+    get,
+    path = "/ready",
+    operation_id = "ready",
+    tag = "operations",
+    responses(
+        (status = 200, description = "It can.", body = Status),
+        (status = 503, description = "Not yet, or not any more.", body = ErrorBody),
+    ),
+)]
+pub(crate) async fn ready(state: Data<AppState>) -> Result<HttpResponse, ApiError> {
+    if state.scheduler.is_ready() {
+        return Ok(HttpResponse::Ok().json(Status { status: "ready" }));
+    }
+    Err(ApiError::new(
+        ErrorCode::NotReady,
+        "The model has not produced a token yet, or cannot any more.",
+    )
+    .with_retry_after(state.config.retry_after))
+}
+
+/// Prometheus metrics.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "metrics",
+    tag = "operations",
+    responses((status = 200, description = "Text format 0.0.4.", body = String, content_type = "text/plain")),
+)]
+pub(crate) async fn metrics(state: Data<AppState>) -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type(Metrics::CONTENT_TYPE)
+        .body(state.metrics.render())
+}
+
+/// What is loaded, and how busy it is.
+#[utoipa::path(
+    get,
+    path = "/info",
+    operation_id = "info",
+    tag = "operations",
+    responses((status = 200, description = "Facts.", body = Info)),
+)]
+pub(crate) async fn info(state: Data<AppState>) -> HttpResponse {
+    let scheduler = &state.scheduler;
+    let stats = scheduler.stats();
+    let capacity = scheduler.capacity();
+    let blocks = (capacity.groups.iter().map(|group| group.num_blocks)).min();
+    HttpResponse::Ok().json(Info {
+        server: (*state.info).clone(),
+        max_sequence_len: scheduler.max_sequence_len(),
+        kv_cache_tokens: blocks.unwrap_or(0) * capacity.block_size,
+        ready: scheduler.is_ready(),
+        running: stats.running,
+        waiting: stats.waiting,
+        uptime_seconds: state.started.elapsed().as_secs(),
+    })
+}

@@ -1,0 +1,132 @@
+//! A generation as server-sent events.
+//!
+//! ```text
+//! data: {chunk}\n\n ... data: [DONE]\n\n          completed
+//! data: {chunk}\n\n ... data: {"error":{...}}\n\n   failed: no [DONE]
+//! : ping\n\n                                        nothing to say for a while (queued, long prompt)
+//! ```
+//! The status line goes out when the scheduler has accepted the request, before the first token. Comments in the silence
+//! keep proxies from giving up and make a dead client noticeable.
+//! Invariant: actix drops the body when the client goes away; with it the [`Generation`], which cancels the request.
+
+use std::time::Duration;
+
+use actix_web::HttpResponse;
+use actix_web::http::header;
+use actix_web::web::Bytes;
+use futures_util::stream;
+use gossamer_metrics::ApiMetrics;
+use serde::Serialize;
+
+use crate::error::ApiError;
+use crate::generation::{Event, Generation};
+
+/// Writes the chunks of one endpoint.
+pub(crate) trait Chunks {
+    /// What goes out for an event; nothing for a failure, which looks the same on every endpoint.
+    fn write(&mut self, event: Event, frames: &mut Frames);
+}
+
+/// Events ready to go out.
+#[derive(Default)]
+pub(crate) struct Frames {
+    bytes: Vec<u8>,
+}
+
+impl Frames {
+    /// Adds an event.
+    pub fn data(&mut self, chunk: &impl Serialize) {
+        self.bytes.extend_from_slice(b"data: ");
+        let start = self.bytes.len();
+        // Our wire types have string keys and finite numbers: this cannot fail. If it does, an empty event is harmless.
+        if serde_json::to_writer(&mut self.bytes, chunk).is_err() {
+            self.bytes.truncate(start);
+        }
+        self.bytes.extend_from_slice(b"\n\n");
+    }
+
+    fn done(&mut self) {
+        self.bytes.extend_from_slice(b"data: [DONE]\n\n");
+    }
+}
+
+struct Stream<C> {
+    generation: Generation,
+    chunks: C,
+    heartbeat: Option<Duration>,
+    metrics: ApiMetrics,
+    ended: bool,
+}
+
+/// The answer: headers at once, events as they come.
+pub(crate) fn respond(
+    generation: Generation,
+    chunks: impl Chunks + 'static,
+    heartbeat: Option<Duration>,
+    metrics: ApiMetrics,
+) -> HttpResponse {
+    let events = Stream {
+        generation,
+        chunks,
+        heartbeat,
+        metrics,
+        ended: false,
+    };
+    let body = stream::unfold(events, |mut events| async move {
+        let bytes = events.next().await?;
+        Some((Ok::<_, actix_web::Error>(bytes), events))
+    });
+    HttpResponse::Ok()
+        .content_type("text/event-stream; charset=utf-8")
+        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        // nginx collects answers otherwise.
+        .insert_header(("x-accel-buffering", "no"))
+        .streaming(body)
+}
+
+impl<C: Chunks> Stream<C> {
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        loop {
+            let event = match self.heartbeat {
+                None => self.generation.next().await,
+                Some(silence) => {
+                    match tokio::time::timeout(silence, self.generation.next()).await {
+                        Ok(event) => event,
+                        Err(_) => return Some(Bytes::from_static(b": ping\n\n")),
+                    }
+                }
+            };
+            let mut frames = Frames::default();
+            match event {
+                Some(Event::Failed(error)) => {
+                    self.ended = true;
+                    self.failed(&error);
+                    frames.data(&error.body());
+                }
+                Some(event @ Event::Finished(_)) => {
+                    self.ended = true;
+                    self.chunks.write(event, &mut frames);
+                    frames.done();
+                }
+                Some(event) => self.chunks.write(event, &mut frames),
+                None => return None,
+            }
+            if !frames.bytes.is_empty() {
+                return Some(frames.bytes.into());
+            }
+        }
+    }
+
+    fn failed(&self, error: &ApiError) {
+        self.metrics.error(error.code().as_str());
+        tracing::error!(
+            request_id = %self.generation.context().id,
+            error = error.code().as_str(),
+            detail = error.internal_detail(),
+            "stream failed"
+        );
+    }
+}

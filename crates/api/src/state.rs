@@ -1,0 +1,156 @@
+//! What the handlers share: the scheduler's handle, the configuration, the metrics.
+//!
+//! Built once by whoever wires the server together and cloned into every worker.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use gossamer_metrics::Metrics;
+use gossamer_scheduler::SchedulerHandle;
+
+use crate::wire::models::ServerInfo;
+
+/// Settings of the HTTP layer. The gateway fills in every field; there are no defaults here.
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    /// Id of the served model.
+    pub model: String,
+    /// Other names by which clients may ask for it.
+    pub model_aliases: Vec<String>,
+    /// Largest request body, bytes.
+    pub body_limit: usize,
+    /// Longest time for a body to arrive.
+    pub body_timeout: Duration,
+    /// Largest `n`: choices per prompt. The scheduler's own bound holds in any case.
+    pub max_choices: u32,
+    /// Most tokens of a chat answer whose request does not say; `None` leaves the rest of the context.
+    pub default_max_tokens: Option<usize>,
+    /// Send the reasoning as `reasoning_content` too, not only as `reasoning`.
+    pub reasoning_content: bool,
+    /// A comment is sent into a stream that has been silent for this long; `None` sends none.
+    pub heartbeat: Option<Duration>,
+    /// `Retry-After` of an answer that the server is too busy.
+    pub retry_after: Duration,
+    /// `system_fingerprint` of answers: changes when the same seed may give another text.
+    pub system_fingerprint: Option<String>,
+    /// The date that the model is told.
+    pub date: PromptDate,
+}
+
+impl ApiConfig {
+    /// Whether a client may ask for this model.
+    pub fn serves(&self, model: &str) -> bool {
+        self.model == model || self.model_aliases.iter().any(|alias| alias == model)
+    }
+}
+
+/// The date that the model is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PromptDate {
+    /// Today, UTC.
+    Today,
+    /// Always this one, `YYYY-MM-DD`: answers stay reproducible.
+    Fixed(String),
+}
+
+impl PromptDate {
+    /// `YYYY-MM-DD`.
+    pub fn today(&self) -> String {
+        match self {
+            Self::Today => civil_date(unix_seconds() / 86_400),
+            Self::Fixed(date) => date.clone(),
+        }
+    }
+}
+
+/// What every handler has. Cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    pub(crate) scheduler: SchedulerHandle,
+    pub(crate) metrics: Metrics,
+    pub(crate) config: Arc<ApiConfig>,
+    pub(crate) info: Arc<ServerInfo>,
+    pub(crate) started: Instant,
+    /// Seconds since 1970 at the start; `created` of the models.
+    pub(crate) created: i64,
+}
+
+impl AppState {
+    /// Puts the parts together; call once, at start.
+    pub fn new(
+        scheduler: SchedulerHandle,
+        metrics: Metrics,
+        config: ApiConfig,
+        info: ServerInfo,
+    ) -> Self {
+        Self {
+            scheduler,
+            metrics,
+            config: Arc::new(config),
+            info: Arc::new(info),
+            started: Instant::now(),
+            created: unix_seconds(),
+        }
+    }
+}
+
+/// Seconds since 1970; 0 on a clock before that.
+pub(crate) fn unix_seconds() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs() as i64)
+}
+
+/// The Gregorian date `days` after 1970-01-01.
+///
+/// Counts years from March, so that the leap day is a year's last, in eras of 400 years = 146097 days
+/// (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`).
+fn civil_date(days: i64) -> String {
+    const DAYS_PER_ERA: i64 = 146_097;
+    let since_march_0000 = days + 719_468;
+    let era = since_march_0000.div_euclid(DAYS_PER_ERA);
+    let day_of_era = since_march_0000.rem_euclid(DAYS_PER_ERA);
+    let leap_days = day_of_era / 1_460 - day_of_era / 36_524 + day_of_era / 146_096;
+    let year_of_era = (day_of_era - leap_days) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn civil_dates() {
+        for (days, date) in [
+            (0, "1970-01-01"),
+            (59, "1970-03-01"),
+            (11_016, "2000-02-29"),
+            (11_017, "2000-03-01"),
+            (20_454, "2026-01-01"),
+            (20_453, "2025-12-31"),
+            (47_541, "2100-03-01"),
+            (47_540, "2100-02-28"),
+        ] {
+            assert_eq!(civil_date(days), date, "day {days}");
+        }
+    }
+
+    #[test]
+    fn consecutive_days_have_consecutive_dates() {
+        let mut seen = std::collections::BTreeSet::new();
+        for days in 0..100_000 {
+            let date = civil_date(days);
+            assert!(seen.last().is_none_or(|last: &String| *last < date));
+            seen.insert(date);
+        }
+    }
+}

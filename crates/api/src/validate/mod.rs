@@ -1,0 +1,124 @@
+//! JSON to typed requests: the only way to make one.
+//!
+//! Types, ranges and combinations are checked here, before anything is rendered or queued.
+//!
+//! # What is accepted, what is refused
+//!
+//! A field is in one of four classes. None is ignored in silence.
+//!
+//! | class | answer | chat completions | completions |
+//! |---|---|---|---|
+//! | implemented | used | `messages` `max_completion_tokens` `tools` `tool_choice` `reasoning_effort` `top_logprobs` | `prompt` |
+//! | | | both: `model` `max_tokens` `n` `stream` `stream_options` `stop` `seed` `temperature` `top_p` `top_k` `min_p` `repetition_penalty` `presence_penalty` `frequency_penalty` `logit_bias` `logprobs` `min_tokens` `ignore_eos` `stop_token_ids` | |
+//! | harmless | checked, not used: it cannot change the answer | `user` `safety_identifier` `metadata` `prompt_cache_key` `parallel_tool_calls` (one call per turn is what the model can do) | `user` |
+//! | one value only | that value passes, others are `unsupported_value` | `response_format` (`text`) `store` (`false`) `service_tier` (`auto`, `default`) `modalities` (`["text"]`) `verbosity` (`medium`) `tools[].function.strict` (`false`) | `best_of` (= `n`) `echo` (`false`) |
+//! | of the API, not here | `unsupported_parameter` | [`chat::UNSUPPORTED`] | [`completions::UNSUPPORTED`] |
+//! | anything else | `unknown_parameter` | | |
+//!
+//! The values that pass in the third class are those which say what happens anyway, and SDKs send them unasked.
+
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod fields;
+mod messages;
+mod sampling;
+mod tools;
+
+use gossamer_scheduler::SamplingParams;
+
+use crate::error::{ApiError, ErrorCode};
+use crate::state::ApiConfig;
+use fields::{Fields, quote};
+
+/// What both endpoints ask of the scheduler, per prompt.
+#[derive(Debug)]
+pub(crate) struct Generate {
+    /// How tokens are drawn.
+    pub sampling: SamplingParams,
+    /// Choices per prompt.
+    pub n: u32,
+    /// Most tokens; `None` leaves it to [`Generate::max_tokens_for`].
+    pub max_tokens: Option<usize>,
+    /// Fewest tokens.
+    pub min_tokens: usize,
+    /// Token ids that end a choice, besides the model's own.
+    pub stop_token_ids: Vec<u32>,
+    /// The model's own ends do not count.
+    pub ignore_eos: bool,
+    /// Strings that end the answer.
+    pub stop_strings: Vec<String>,
+    /// Whether and how to stream.
+    pub stream: Option<StreamOptions>,
+}
+
+/// How to stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StreamOptions {
+    /// A last chunk with token counts.
+    pub include_usage: bool,
+}
+
+impl Generate {
+    /// How many tokens may follow a prompt of `prompt_len` tokens in a sequence of at most `limit`.
+    ///
+    /// # Errors
+    /// `context_length_exceeded`: the prompt leaves no room, or less than was asked for.
+    pub fn max_tokens_for(
+        &self,
+        prompt_len: usize,
+        limit: usize,
+        config: &ApiConfig,
+        prompt_param: &'static str,
+    ) -> Result<usize, ApiError> {
+        let room = limit.saturating_sub(prompt_len);
+        if room == 0 {
+            return Err(ApiError::field(
+                ErrorCode::ContextLengthExceeded,
+                prompt_param,
+                format!(
+                    "At most {limit} tokens fit, prompt and answer together, but the prompt alone has {prompt_len}. Shorten it."
+                ),
+            ));
+        }
+        let max_tokens = match self.max_tokens {
+            Some(asked) if asked > room => {
+                return Err(ApiError::field(
+                    ErrorCode::ContextLengthExceeded,
+                    prompt_param,
+                    format!(
+                        "At most {limit} tokens fit, but the prompt has {prompt_len} and {asked} more are requested. \
+                         Shorten the prompt or ask for at most {room}."
+                    ),
+                ));
+            }
+            Some(asked) => asked,
+            None => config.default_max_tokens.map_or(room, |cap| cap.min(room)),
+        };
+        if self.min_tokens > max_tokens {
+            return Err(fields::invalid(
+                "min_tokens",
+                format!(
+                    "is {}, more than the {max_tokens} tokens that may be generated",
+                    self.min_tokens
+                ),
+            ));
+        }
+        Ok(max_tokens)
+    }
+}
+
+/// Takes `model` and checks that it is served here.
+fn model(fields: &mut Fields, config: &ApiConfig) -> Result<(), ApiError> {
+    let model = fields.required_string("model")?;
+    if config.serves(&model) {
+        return Ok(());
+    }
+    Err(ApiError::field(
+        ErrorCode::ModelNotFound,
+        "model",
+        format!(
+            "The model {} does not exist here. GET /v1/models lists those that do.",
+            quote(&model)
+        ),
+    ))
+}

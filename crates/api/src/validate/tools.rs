@@ -1,0 +1,140 @@
+//! `tools`, `tool_choice` and what goes with them.
+
+use std::collections::HashSet;
+
+use gossamer_harmony::Tool;
+use serde_json::Value;
+
+use super::fields::{Fields, quote, unsupported_value, wrong_type};
+use crate::error::{ApiError, ErrorCode};
+
+/// OpenAI's bound on `tools`.
+const MAX_TOOLS: usize = 128;
+
+/// Takes the fields about tools. Returns the functions that the model may call: none with `tool_choice: "none"`.
+pub(super) fn tools(fields: &mut Fields) -> Result<Vec<Tool>, ApiError> {
+    let declared = declared(fields)?;
+    let choice = fields.take("tool_choice");
+    let parallel = fields.boolean("parallel_tool_calls")?;
+    if declared.is_none() {
+        for (name, given) in [
+            ("tool_choice", choice.is_some()),
+            ("parallel_tool_calls", parallel.is_some()),
+        ] {
+            if given {
+                return Err(fields.invalid(name, "may only be given with 'tools'"));
+            }
+        }
+    }
+    let declared = declared.unwrap_or_default();
+    match choice {
+        None => Ok(declared),
+        Some(Value::String(word)) => match word.as_str() {
+            "auto" => Ok(declared),
+            // A function that the model has not read about is one that it does not call.
+            "none" => Ok(Vec::new()),
+            "required" => Err(fields.unsupported_value("tool_choice", "'required'")),
+            other => Err(fields.invalid(
+                "tool_choice",
+                format!("must be 'auto' or 'none', not {}", quote(other)),
+            )),
+        },
+        Some(Value::Object(_)) => {
+            Err(fields.unsupported_value("tool_choice", "that names a function"))
+        }
+        Some(other) => Err(wrong_type(
+            &fields.path_of("tool_choice"),
+            "a string",
+            &other,
+        )),
+    }
+}
+
+fn declared(fields: &mut Fields) -> Result<Option<Vec<Tool>>, ApiError> {
+    let path = fields.path_of("tools");
+    let Some(items) = fields.array("tools")? else {
+        return Ok(None);
+    };
+    if items.is_empty() {
+        return Err(ApiError::field(
+            ErrorCode::EmptyArray,
+            path.clone(),
+            format!("'{path}' must hold at least one function; leave it out to have none."),
+        ));
+    }
+    if items.len() > MAX_TOOLS {
+        return Err(ApiError::field(
+            ErrorCode::ArrayAboveMaxLength,
+            path.clone(),
+            format!(
+                "'{path}' may hold at most {MAX_TOOLS} functions, not {}.",
+                items.len()
+            ),
+        ));
+    }
+    let mut names = HashSet::new();
+    let mut tools = Vec::with_capacity(items.len());
+    for (i, item) in items.into_iter().enumerate() {
+        let path = format!("{path}[{i}]");
+        let tool = tool(item, &path)?;
+        if !names.insert(tool.name.clone()) {
+            return Err(super::fields::invalid(
+                &format!("{path}.function.name"),
+                format!("repeats the name {}", quote(&tool.name)),
+            ));
+        }
+        tools.push(tool);
+    }
+    Ok(Some(tools))
+}
+
+fn tool(item: Value, path: &str) -> Result<Tool, ApiError> {
+    let mut item = Fields::new(item, path)?;
+    let kind = item.required_string("type")?;
+    if kind != "function" {
+        return Err(item.unsupported_value("type", &quote(&kind)));
+    }
+    let mut function = item
+        .object("function")?
+        .ok_or_else(|| item.missing("function"))?;
+    item.finish(&[])?;
+
+    let name = function.required_string("name")?;
+    check_name(&name, &function.path_of("name"))?;
+    let description = function.string("description")?;
+    let parameters = match function.take("parameters") {
+        None => None,
+        Some(schema @ Value::Object(_)) => Some(schema),
+        Some(other) => {
+            return Err(wrong_type(
+                &function.path_of("parameters"),
+                "an object",
+                &other,
+            ));
+        }
+    };
+    if function.boolean("strict")? == Some(true) {
+        return Err(unsupported_value(&function.path_of("strict"), "true"));
+    }
+    function.finish(&[])?;
+    Ok(Tool {
+        name,
+        description,
+        parameters,
+    })
+}
+
+/// Checks a function's name, which becomes part of a message header.
+pub(super) fn check_name(name: &str, path: &str) -> Result<(), ApiError> {
+    let ordinary = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if (1..=64).contains(&name.len()) && name.chars().all(ordinary) {
+        return Ok(());
+    }
+    Err(super::fields::invalid(
+        path,
+        format!(
+            "must be 1 to 64 letters, digits, '_' or '-', not {}",
+            quote(name)
+        ),
+    ))
+}

@@ -1,0 +1,462 @@
+//! `POST /v1/chat/completions`: request, answer, chunk.
+
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+use super::completions::{StopStrings, StreamOptions};
+use super::usage::Usage;
+
+/// Body of `POST /v1/chat/completions`. `null` means the same as leaving a field out.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"model": "gossamer-tiny", "messages": [{"role": "user", "content": "Hello!"}]}))]
+pub struct ChatCompletionRequest {
+    /// Id of a served model.
+    pub model: String,
+    /// The conversation, oldest first.
+    #[schema(min_items = 1)]
+    pub messages: Vec<RequestMessage>,
+    /// Most tokens to generate, reasoning included. Default: what is left of the context.
+    #[schema(minimum = 1)]
+    pub max_completion_tokens: Option<u32>,
+    /// Older name of `max_completion_tokens`; only one of them may be given.
+    #[schema(minimum = 1)]
+    pub max_tokens: Option<u32>,
+    /// How many answers to generate. Default 1.
+    #[schema(minimum = 1, maximum = 128)]
+    pub n: Option<u32>,
+    /// Functions that the model may call.
+    pub tools: Option<Vec<RequestTool>>,
+    /// `auto` (default) or `none`; forcing a call is not supported yet. Needs `tools`.
+    pub tool_choice: Option<ToolChoice>,
+    /// Accepted; the model makes at most one call per turn. Needs `tools`.
+    pub parallel_tool_calls: Option<bool>,
+    /// How long to think. Default `medium`.
+    pub reasoning_effort: Option<ReasoningEffort>,
+    /// Send the answer as server-sent events.
+    pub stream: Option<bool>,
+    /// Only with `stream`.
+    pub stream_options: Option<StreamOptions>,
+    /// Ends the answer; not part of it. Applied to `content`, not to the reasoning.
+    pub stop: Option<StopStrings>,
+    /// Same seed and request, same answer.
+    pub seed: Option<i64>,
+    /// 0 is greedy. Default 1.
+    #[schema(minimum = 0, maximum = 2)]
+    pub temperature: Option<f64>,
+    /// Default 1.
+    #[schema(minimum = 0, maximum = 1)]
+    pub top_p: Option<f64>,
+    /// Keep the `top_k` likeliest tokens; 0 and -1 keep all.
+    #[schema(minimum = -1)]
+    pub top_k: Option<i64>,
+    /// Drop tokens less likely than this share of the likeliest.
+    #[schema(minimum = 0, maximum = 1)]
+    pub min_p: Option<f64>,
+    /// Above 1 discourages tokens of prompt and output.
+    #[schema(minimum = 0.01, maximum = 10)]
+    pub repetition_penalty: Option<f64>,
+    /// Discourages tokens of the output.
+    #[schema(minimum = -2, maximum = 2)]
+    pub presence_penalty: Option<f64>,
+    /// Discourages tokens of the output, once per occurrence.
+    #[schema(minimum = -2, maximum = 2)]
+    pub frequency_penalty: Option<f64>,
+    /// Token id to a bias between -100 and 100.
+    pub logit_bias: Option<BTreeMap<String, f64>>,
+    /// Report log-probabilities of the tokens of `content`.
+    pub logprobs: Option<bool>,
+    /// With `logprobs`: how many alternatives to report.
+    #[schema(minimum = 0, maximum = 20)]
+    pub top_logprobs: Option<u8>,
+    /// Do not stop before this many tokens.
+    #[schema(minimum = 0)]
+    pub min_tokens: Option<u32>,
+    /// Go on after the model's own end until `max_tokens`.
+    pub ignore_eos: Option<bool>,
+    /// More tokens that end the generation.
+    pub stop_token_ids: Option<Vec<u32>>,
+    /// Only `{"type": "text"}` yet.
+    pub response_format: Option<ResponseFormat>,
+    /// Only `["text"]`.
+    pub modalities: Option<Vec<String>>,
+    /// Only `medium`.
+    pub verbosity: Option<String>,
+    /// Accepted and not used.
+    pub user: Option<String>,
+    /// Accepted and not used.
+    pub safety_identifier: Option<String>,
+    /// Accepted and not used: prefixes are always cached.
+    pub prompt_cache_key: Option<String>,
+    /// Accepted and not used.
+    pub metadata: Option<BTreeMap<String, String>>,
+    /// Only `false`: nothing is stored.
+    pub store: Option<bool>,
+    /// Only `auto` and `default`.
+    pub service_tier: Option<String>,
+}
+
+/// A message of the conversation.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RequestMessage {
+    /// Who speaks. `system` and `developer` mean the same.
+    pub role: RequestRole,
+    /// What is said. May be absent for an assistant that called a function.
+    pub content: Option<MessageContent>,
+    /// Assistant only: its reasoning, kept between tool calls.
+    pub reasoning: Option<String>,
+    /// Another name for `reasoning`.
+    pub reasoning_content: Option<String>,
+    /// Assistant only: the calls it made.
+    pub tool_calls: Option<Vec<RequestToolCall>>,
+    /// Tool only: the call that this message answers.
+    pub tool_call_id: Option<String>,
+    /// Assistant only: a refusal, used when there is no content.
+    pub refusal: Option<String>,
+    /// Tool only: the function's name, if it is the name of the call.
+    pub name: Option<String>,
+}
+
+/// Who speaks.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RequestRole {
+    /// Instructions.
+    System,
+    /// Instructions.
+    Developer,
+    /// The person.
+    User,
+    /// The model.
+    Assistant,
+    /// A function's result.
+    Tool,
+}
+
+/// Text, whole or in parts.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum MessageContent {
+    /// Whole.
+    Text(String),
+    /// In parts, which are joined as they stand.
+    Parts(Vec<ContentPart>),
+}
+
+/// A part of a message's text.
+#[derive(Serialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ContentPart {
+    /// Text.
+    Text {
+        /// The text.
+        text: String,
+    },
+    /// Assistant only: a refusal, read as text.
+    Refusal {
+        /// The text.
+        refusal: String,
+    },
+}
+
+/// A call that the assistant made.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RequestToolCall {
+    /// Chosen by the server that made the call.
+    pub id: String,
+    /// `function`.
+    #[serde(rename = "type")]
+    pub kind: Option<FunctionType>,
+    /// What was called.
+    pub function: FunctionCall,
+}
+
+/// The only type there is.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FunctionType {
+    /// A function.
+    Function,
+}
+
+/// A function's name and arguments.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct FunctionCall {
+    /// The name.
+    pub name: String,
+    /// The arguments, as the model wrote them: usually JSON, not always valid.
+    pub arguments: String,
+}
+
+/// A function that the model may call.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RequestTool {
+    /// `function`.
+    #[serde(rename = "type")]
+    pub kind: FunctionType,
+    /// The function.
+    pub function: FunctionDefinition,
+}
+
+/// What the model is told about a function.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionDefinition {
+    /// Letters, digits, `_`, `-`; at most 64.
+    #[schema(pattern = "^[a-zA-Z0-9_-]{1,64}$")]
+    pub name: String,
+    /// When to use it.
+    pub description: Option<String>,
+    /// JSON schema of the arguments; absent for a function without.
+    #[schema(value_type = Option<Object>)]
+    pub parameters: Option<Value>,
+    /// Only `false`: arguments are not held to the schema yet.
+    pub strict: Option<bool>,
+}
+
+/// Whether functions may be called.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolChoice {
+    /// As the model likes.
+    Auto,
+    /// Not at all.
+    None,
+}
+
+/// How long to think.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReasoningEffort {
+    /// Little.
+    Low,
+    /// Some.
+    Medium,
+    /// Much.
+    High,
+}
+
+/// The form of the answer.
+#[derive(Serialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ResponseFormat {
+    /// Free text.
+    Text,
+}
+
+/// Answer of `POST /v1/chat/completions`.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ChatCompletion {
+    /// `chatcmpl-...`
+    pub id: String,
+    /// Always `chat.completion`.
+    #[schema(example = "chat.completion")]
+    pub object: &'static str,
+    /// Seconds since 1970.
+    pub created: i64,
+    /// Id of the model that answered.
+    pub model: String,
+    /// One per answer.
+    pub choices: Vec<ChatChoice>,
+    /// Token counts.
+    pub usage: Usage,
+    /// Changes when the same seed may give another answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_fingerprint: Option<String>,
+}
+
+/// One answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ChatChoice {
+    /// From 0.
+    pub index: usize,
+    /// The answer.
+    pub message: ResponseMessage,
+    /// When asked for.
+    #[schema(required)]
+    pub logprobs: Option<ChatLogprobs>,
+    /// Why it ends here.
+    pub finish_reason: FinishReason,
+}
+
+/// Why an answer ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model was done, or a stop string or stop token came up.
+    Stop,
+    /// `max_tokens` or the context's end was reached.
+    Length,
+    /// The model called a function.
+    ToolCalls,
+}
+
+impl FinishReason {
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
+        }
+    }
+}
+
+/// What the assistant said.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ResponseMessage {
+    /// Always `assistant`.
+    #[schema(example = "assistant")]
+    pub role: &'static str,
+    /// The answer; null when the model only called a function.
+    #[schema(required)]
+    pub content: Option<String>,
+    /// Always null.
+    #[schema(required)]
+    pub refusal: Option<String>,
+    /// What the model thought.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// The same text, for clients that read this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// The calls it made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Vec<ToolCall>>,
+}
+
+/// A call of a function.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ToolCall {
+    /// `call_...`
+    pub id: String,
+    /// `function`.
+    #[serde(rename = "type")]
+    pub kind: FunctionType,
+    /// What was called.
+    pub function: FunctionCall,
+}
+
+/// Log-probabilities of the tokens whose text is in `content` (preamble and answer). Reasoning, function calls and
+/// control tokens have none.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct ChatLogprobs {
+    /// One per token.
+    pub content: Vec<TokenLogprob>,
+    /// Always null.
+    #[schema(required)]
+    pub refusal: Option<Vec<TokenLogprob>>,
+}
+
+/// One token of the answer.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct TokenLogprob {
+    /// Its text; a part of a character is shown as U+FFFD.
+    pub token: String,
+    /// Natural logarithm of its probability before temperature and filters; -9999 stands for impossible.
+    pub logprob: f32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// The likeliest tokens at this place, best first.
+    pub top_logprobs: Vec<TopLogprob>,
+}
+
+/// A likely token.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct TopLogprob {
+    /// Its text.
+    pub token: String,
+    /// As in [`TokenLogprob`].
+    pub logprob: f32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// One event of a streamed answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ChatCompletionChunk {
+    /// The same in all chunks.
+    pub id: String,
+    /// Always `chat.completion.chunk`.
+    #[schema(example = "chat.completion.chunk")]
+    pub object: &'static str,
+    /// The same in all chunks: seconds since 1970.
+    pub created: i64,
+    /// Id of the model that answers.
+    pub model: String,
+    /// One, or none in the chunk that carries `usage`.
+    pub choices: Vec<ChunkChoice>,
+    /// With `include_usage`: null in all chunks but the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
+    pub usage: Option<Option<Usage>>,
+    /// Changes when the same seed may give another answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system_fingerprint: Option<String>,
+}
+
+/// What is new in one answer.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ChunkChoice {
+    /// Which answer.
+    pub index: usize,
+    /// To be appended.
+    pub delta: Delta,
+    /// When asked for.
+    #[schema(required)]
+    pub logprobs: Option<ChatLogprobs>,
+    /// Null until the answer's last chunk.
+    #[schema(required)]
+    pub finish_reason: Option<FinishReason>,
+}
+
+/// Text to append; empty in an answer's last chunk.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct Delta {
+    /// In an answer's first chunk: `assistant`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<&'static str>,
+    /// More of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+    /// More of the reasoning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// The same text, for clients that read this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// Calls opened, or arguments to append to them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub tool_calls: Vec<DeltaToolCall>,
+}
+
+/// A call opened, or more of its arguments.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DeltaToolCall {
+    /// Which call of the message.
+    pub index: usize,
+    /// Only when the call is opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Only when the call is opened.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<FunctionType>,
+    /// Name once, then arguments piece by piece.
+    pub function: DeltaFunction,
+}
+
+/// Part of a call.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct DeltaFunction {
+    /// Only when the call is opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// To append; empty when the call is opened.
+    pub arguments: String,
+}

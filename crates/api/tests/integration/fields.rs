@@ -1,0 +1,50 @@
+//! The types that describe requests and the code that reads them know the same fields.
+
+use gossamer_testkit::{Script, TestServer};
+use serde_json::{Value, json};
+
+use crate::common::{CHAT, COMPLETIONS, chat, completion, server, with};
+
+#[test]
+fn every_documented_field_is_read() {
+    let server = server(Script::echo());
+    let document = serde_json::to_value(gossamer_api::openapi()).expect("the document is JSON");
+    for (schema, path, body) in [
+        ("ChatCompletionRequest", CHAT, chat("Hi")),
+        ("CompletionRequest", COMPLETIONS, completion("Hi")),
+    ] {
+        let properties = document.pointer(&format!("/components/schemas/{schema}/properties"));
+        let properties = properties
+            .and_then(Value::as_object)
+            .expect("a schema with properties");
+        assert!(properties.len() > 20);
+        for name in properties.keys() {
+            check_field(&server, path, &body, name);
+        }
+    }
+    assert_eq!(server.control.steps(), 0);
+}
+
+/// A field that is read has values of the wrong type, and the error names the field.
+#[track_caller]
+fn check_field(server: &TestServer, path: &str, body: &Value, name: &str) {
+    let wrong = [
+        json!({"?": [{}]}),
+        json!(true),
+        json!(1.5),
+        json!("\u{0}"),
+        json!([[{}]]),
+    ];
+    let mut named = false;
+    for value in wrong {
+        // The unknown field makes sure that a value which happens to be right generates nothing.
+        let body = with(body, json!({name: value, "zzz": 1}));
+        let response = server.client().post(path, &body);
+        let error = response.error(response.status);
+        let param = error.param.unwrap_or_default();
+        let unknown = error.code.as_deref() == Some("unknown_parameter") && param == name;
+        assert!(!unknown, "{name} is documented but not read");
+        named |= param.starts_with(name);
+    }
+    assert!(named, "no wrong value of {name} is refused by name");
+}

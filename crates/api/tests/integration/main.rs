@@ -1,0 +1,19 @@
+//! The HTTP layer over real sockets, the real scheduler and a scripted model.
+//!
+//! One binary, because linking is what takes time. Ordering comes from holding and releasing the executor, not from sleeps.
+//! The client of the testkit checks on every answer what every answer must have; tests check the rest.
+
+mod cancellation;
+mod chat;
+mod common;
+mod completions;
+mod errors;
+mod fields;
+mod http;
+mod messages;
+mod openapi;
+mod operations;
+mod overload;
+mod stop;
+mod streaming;
+mod tools;
