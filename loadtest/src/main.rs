@@ -1,1 +1,135 @@
-fn main() {}
+//! `gossamer-loadtest`: runs scenarios against a server and fails when a threshold is missed or something leaks.
+//!
+//! Knows the server only by its HTTP interface; works on any OpenAI-compatible one (the leak check needs Gossamer's metrics).
+//! Invariant: exit code 0 means that every scenario kept its thresholds.
+
+mod client;
+mod report;
+mod run;
+mod scenario;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Arg, Command};
+
+use client::Target;
+use report::Report;
+use scenario::Scenario;
+
+fn command() -> Command {
+    Command::new("gossamer-loadtest")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Run load scenarios against an OpenAI-compatible server")
+        .arg(Arg::new("url").long("url").required(true).help("http://HOST:PORT"))
+        .arg(Arg::new("model").long("model").help("Model name [default: the first that the server lists]"))
+        .arg(Arg::new("json").long("json").value_name("FILE").help("Write the reports to this file"))
+        .arg(
+            Arg::new("min-ratio")
+                .long("min-ratio")
+                .value_name("X")
+                .value_parser(clap::value_parser!(f64))
+                .help("Fail unless the last scenario makes at least X times the tokens per second of the first"),
+        )
+        .arg(
+            Arg::new("scenarios")
+                .value_name("SCENARIO")
+                .num_args(1..)
+                .required(true)
+                .help("Scenario files, run one after the other"),
+        )
+}
+
+fn main() -> ExitCode {
+    let matches = command().get_matches();
+    // One thread: the load generator should not take the cores that the server computes on.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run_all(&matches)),
+        Err(error) => Err(format!("cannot start the runtime: {error}")),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(message) => {
+            eprintln!("gossamer-loadtest: {message}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether everything stayed within its limits.
+async fn run_all(matches: &clap::ArgMatches) -> Result<bool, String> {
+    let text = |name: &str| matches.get_one::<String>(name).cloned();
+    let files: Vec<String> = matches
+        .get_many("scenarios")
+        .unwrap_or_default()
+        .cloned()
+        .collect();
+    let scenarios: Vec<Scenario> = files
+        .iter()
+        .map(|file| Scenario::read(Path::new(file)))
+        .collect::<Result<_, _>>()?;
+    let target = Target::parse(&text("url").unwrap_or_default())?;
+    let model = match text("model") {
+        Some(model) => model,
+        None => first_model(&target).await?,
+    };
+
+    let mut reports = Vec::new();
+    for scenario in &scenarios {
+        eprintln!(
+            "running {} ({} requests) ...",
+            scenario.name, scenario.requests
+        );
+        let run = run::run(scenario, &target, &model).await;
+        let held = run::settle(&target).await.unwrap_or_default();
+        reports.push(Report::new(scenario, &run, held));
+    }
+
+    print!("{}", report::table(&reports));
+    let mut good = true;
+    for report in &reports {
+        for (error, count) in &report.errors {
+            println!("{}: {count} x {error}", report.scenario);
+        }
+        for failure in &report.failures {
+            println!("{}: FAILED: {failure}", report.scenario);
+            good = false;
+        }
+    }
+    if let [first, .., last] = reports.as_slice() {
+        let ratio = last.tokens_per_s / first.tokens_per_s;
+        println!(
+            "{} makes {ratio:.2} times the tokens per second of {}",
+            last.scenario, first.scenario
+        );
+        let needed = matches.get_one::<f64>("min-ratio");
+        if needed.is_some_and(|needed| ratio.is_nan() || ratio < *needed) {
+            println!(
+                "FAILED: the ratio must be at least {}",
+                needed.unwrap_or(&0.0)
+            );
+            good = false;
+        }
+    }
+    if let Some(path) = text("json") {
+        let json = serde_json::to_string_pretty(&reports).map_err(|error| error.to_string())?;
+        std::fs::write(&path, json + "\n")
+            .map_err(|error| format!("cannot write {path}: {error}"))?;
+    }
+    Ok(good)
+}
+
+async fn first_model(target: &Target) -> Result<String, String> {
+    let list = target
+        .get("/v1/models")
+        .await
+        .map_err(|error| format!("/v1/models: {error}"))?;
+    let list: serde_json::Value = serde_json::from_str(&list).map_err(|error| error.to_string())?;
+    let id = list["data"][0]["id"].as_str();
+    id.map(str::to_owned)
+        .ok_or_else(|| "the server lists no model".to_owned())
+}

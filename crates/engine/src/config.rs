@@ -33,4 +33,6 @@ pub struct EngineConfig {
     pub kv_cache: KvCacheSize,
     /// Most tokens of a sequence, at most what the model allows; `None` takes what the model allows.
     pub max_model_len: Option<usize>,
+    /// Instruction set of the CPU kernels, by name; `None` takes the best that this machine has.
+    pub kernels: Option<String>,
 }

@@ -37,18 +37,17 @@ impl Engine {
                 load(
                     "gossamer-tiny",
                     model.config,
-                    model.generation_config,
+                    || Ok(model.generation_config.to_owned()),
                     weights,
                     config,
                 )
             }
             ModelSource::Folder(dir) => {
                 let model = read_to_string(&dir.join("config.json"))?;
-                let generation = read_to_string(&dir.join("generation_config.json"))?;
                 load(
                     &folder_name(dir),
                     &model,
-                    &generation,
+                    || read_to_string(&dir.join("generation_config.json")),
                     || Checkpoint::open(dir),
                     config,
                 )
@@ -68,12 +67,13 @@ fn folder_name(dir: &Path) -> String {
 fn load(
     name: &str,
     model: &str,
-    generation: &str,
+    generation: impl FnOnce() -> Result<String, LoadError>,
     weights: impl FnOnce() -> Result<Checkpoint, LoadError>,
     engine: &EngineConfig,
 ) -> Result<EngineExecutor, LoadError> {
+    // The architecture first: another kind of model may lack every other file.
     let model = ModelConfig::parse(model)?;
-    let stop_token_ids = parse_stop_token_ids(generation, model.vocab_size)?;
+    let stop_token_ids = parse_stop_token_ids(&generation()?, model.vocab_size)?;
     let max_model_len = match engine.max_model_len {
         None => model.max_position_embeddings,
         Some(len) if (1..=model.max_position_embeddings).contains(&len) => len,
@@ -89,7 +89,7 @@ fn load(
     };
     let kv = KvShape::new(&model, engine)?;
     let checkpoint = weights()?;
-    let mut backend = Cpu::new(&model, engine.threads)?;
+    let mut backend = Cpu::new(&model, engine.threads, engine.kernels.as_deref())?;
     let mut totals = Totals::default();
     let model = GptOss::load(
         model,

@@ -68,16 +68,28 @@ pub struct CpuNorm {
 }
 
 impl Cpu {
-    /// A backend for `model` with `threads` threads (0: one per available core), on the best instruction set here.
+    /// A backend for `model` with `threads` threads (0: one per available core), on the instruction set called
+    /// `kernels` (`None`: the best one here).
     ///
     /// # Errors
-    /// [`LoadError::Threads`].
-    pub fn new(model: &ModelConfig, threads: usize) -> Result<Self, LoadError> {
+    /// [`LoadError::Threads`]; [`LoadError::Setting`] if this machine has no such instruction set.
+    pub fn new(
+        model: &ModelConfig,
+        threads: usize,
+        kernels: Option<&str>,
+    ) -> Result<Self, LoadError> {
+        let isa = match kernels {
+            None => Isa::detect(),
+            Some(name) => Isa::from_name(name).ok_or_else(|| LoadError::Setting {
+                setting: "kernels",
+                message: format!("this machine runs {:?}, not {name}", Isa::available()),
+            })?,
+        };
         let team = Team::new(threads).map_err(LoadError::Threads)?;
         let yarn = yarn_params(model);
         let first_positions = FIRST_POSITIONS.min(model.max_position_embeddings);
         Ok(Self {
-            isa: Isa::detect(),
+            isa,
             samplers: (0..team.size()).map(|_| Mutex::default()).collect(),
             team,
             buffers: Arc::default(),

@@ -53,5 +53,6 @@ pub fn config(threads: usize, num_blocks: usize) -> EngineConfig {
         block_size: 16,
         kv_cache: KvCacheSize::Blocks(num_blocks),
         max_model_len: None,
+        kernels: None,
     }
 }

@@ -236,6 +236,13 @@ fn settings_that_cannot_be_are_refused() {
         ),
         (
             EngineConfig {
+                kernels: Some("abacus".to_owned()),
+                ..base.clone()
+            },
+            "kernels",
+        ),
+        (
+            EngineConfig {
                 max_model_len: Some(0),
                 ..base.clone()
             },

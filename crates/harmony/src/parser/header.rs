@@ -9,10 +9,11 @@
 //!           '------ role ----'            '------- channel ------'                '-type'     segments
 //! ```
 //!
-//! *Header syntax* is: a role word, a channel name, `to=RECIPIENT`, a content type, a tool's name in
-//! the place of the role before `to=assistant`, one unknown word in the place of a channel name when
-//! `<|message|>` follows, and the blanks between these. Everything else is text, and
-//! [`Header::read`] gives every byte of it back.
+//! *Header syntax* is: a role word, a channel name (misspelled ones where `<|message|>` follows),
+//! `to=RECIPIENT`, a content type, `functions.NAME` in the place of the role before
+//! `to=assistant`, and the blanks between these. Where a generation breaks off inside a header, the
+//! first letters of these are, too. Everything else is text, and [`Header::read`] gives every byte
+//! of it back.
 
 use super::words::{
     self, CHANNELS, Named, ROLES, blank_len, ident_len, is_prefix_of_any, nearest_channel, word_len,
@@ -41,8 +42,10 @@ pub(super) enum Opened {
 pub(super) enum Close {
     /// `<|message|>`: as it should be.
     Message,
-    /// `<|end|>`, `<|call|>` or a new `<|start|>`.
+    /// `<|end|>` or `<|call|>`.
     End,
+    /// A new `<|start|>`.
+    Restart,
     /// `<|return|>`.
     Return,
     /// [`MAX_TOKENS`] were reached.
@@ -160,7 +163,8 @@ impl Header {
         if close == Close::Message && !reading.text.is_empty() {
             repairs.count(RepairKind::HeaderText);
         }
-        if self.opened == Opened::ByStart && !reading.has_role && close != Close::Truncated {
+        let is_given_up = matches!(close, Close::Truncated | Close::Restart);
+        if self.opened == Opened::ByStart && !reading.has_role && !is_given_up {
             repairs.count(RepairKind::MissingRole);
         }
         reading
@@ -187,10 +191,6 @@ impl Segment<'_> {
         loop {
             let word_at = at + blank_len(&self.text[at..]);
             if word_at == self.text.len() {
-                // Blanks alone are syntax, except between pieces of a body.
-                if !reading.text.is_empty() && !self.has_message {
-                    reading.text.extend_from_slice(&self.text[at..]);
-                }
                 return;
             }
             let taken = self.take(word_at, is_first_word, reading, repairs);
@@ -265,20 +265,22 @@ impl Segment<'_> {
         let is_header =
             self.opened == Opened::ByStart || self.has_message || reading.has_channel_part;
         let role = ROLES.iter().find(|role| word == role.as_bytes());
-        if let Some(role) = role.filter(|_| is_header) {
-            reading.has_role = true;
-            reading.is_foreign |= *role != "assistant";
-            return word.len();
+        if let Some(&role) = role.filter(|_| is_header) {
+            // The prompt has named the assistant; nothing here can make it another.
+            if role == "assistant" || self.opened != Opened::ByPrompt {
+                reading.has_role = true;
+                reading.is_foreign |= role != "assistant";
+                return word.len();
+            }
         }
         // A tool's message: its name in the place of the role, "to=assistant" behind it.
         let behind = &rest[word.len()..];
-        let behind = &behind[blank_len(behind)..];
-        let is_tool = word.starts_with(b"functions.")
-            || (behind.starts_with(b"to=assistant") && self.opened != Opened::ByPrompt);
-        if is_tool && (self.has_message || behind.starts_with(b"to=")) {
+        let is_addressed = behind[blank_len(behind)..].starts_with(b"to=assistant");
+        let is_function = word.starts_with(b"functions.");
+        if is_header && is_addressed && (is_function || self.opened != Opened::ByPrompt) {
             reading.has_role = true;
             reading.is_foreign = true;
-            return word.len();
+            return if is_function { word.len() } else { 0 };
         }
         0
     }
@@ -292,8 +294,11 @@ impl Segment<'_> {
             return 0;
         }
         repairs.count(RepairKind::UnknownChannel);
-        reading.channel = nearest_channel(word).or(reading.channel);
-        word.len()
+        let nearest = nearest_channel(word);
+        reading.channel = nearest.or(reading.channel);
+        // A misspelled name is syntax still, anything else is text beside what it hints at.
+        let is_misspelled = nearest.is_some() && word.iter().all(u8::is_ascii_alphabetic);
+        if is_misspelled { word.len() } else { 0 }
     }
 
     /// The content type after `<|constrain|>`. Where the body follows without `<|message|>`, any

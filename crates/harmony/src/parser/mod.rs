@@ -3,13 +3,14 @@
 //! A small machine: *between* messages, in a *header*, in a *body*. Knows the format only; which
 //! functions were declared, where generation stops and what a client sees is the caller's affair.
 //!
-//! Invariants, held by `tests/parser_properties.rs`:
+//! Invariants, held by `tests/integration/properties.rs`:
 //! - no call panics or fails, and memory is bounded by [`header::MAX_TOKENS`] tokens;
 //! - no control token and no broken UTF-8 comes out; a character cut by a token border waits;
 //! - *no text is lost*: the bytes of every token below [`special::FIRST_CONTROL`] come out in
-//!   exactly one delta, in order within their message, unless they are header syntax as defined in
-//!   `header.rs`. Bytes that form no character come out as U+FFFD;
-//! - a well-formed generation, cut anywhere, gives a prefix of what the whole gives.
+//!   exactly one delta, in order within each kind of delta, unless they are header syntax as
+//!   defined in `header.rs`. Bytes that form no character come out as U+FFFD;
+//! - a well-formed generation, cut anywhere, gives a prefix of what the whole gives (a character
+//!   cut in two as U+FFFD).
 //!
 //! What is not well-formed is repaired and counted ([`RepairKind`] lists the rules). Two of them
 //! decide what a person sees, so they stand here. A message without a usable header is the answer,
@@ -207,12 +208,9 @@ impl Parser {
                 self.repairs.count(RepairKind::MissingEnd);
                 self.flush(out);
             }
-            State::Header { header, .. } => {
-                self.repairs.count(RepairKind::DuplicateHeader);
-                if !header.is_empty() {
-                    self.close_header(Close::End, out);
-                    self.close_body(out);
-                }
+            State::Header { .. } => {
+                self.close_header(Close::Restart, out);
+                self.close_body(out);
             }
         }
         self.state = State::Header {
@@ -301,14 +299,17 @@ impl Parser {
         else {
             return;
         };
-        if !matches!(close, Close::Message | Close::Truncated) {
-            self.repairs.count(RepairKind::MissingMessage);
-        }
         let mut reading = header.read(close, &mut self.repairs);
         let text = std::mem::take(&mut reading.text);
         // A name that broke off is no call, unless its arguments have begun.
         let may_call = close != Close::Truncated || !text.is_empty();
         let call = self.call_name(&reading).filter(|_| may_call);
+        let is_nothing = close != Close::Message && text.is_empty() && call.is_none();
+        match close {
+            Close::Message | Close::Truncated => {}
+            Close::Restart if is_nothing => self.repairs.count(RepairKind::DuplicateHeader),
+            _ => self.repairs.count(RepairKind::MissingMessage),
+        }
 
         if close == Close::Message {
             self.emit(Sink::Reasoning, &text, out);
@@ -321,7 +322,7 @@ impl Parser {
                 out.push(Delta::ToolCall { index, name });
                 Sink::Call(index)
             }
-            None => self.sink(&reading, close, interrupted, text.is_empty()),
+            None => self.sink(&reading, close, interrupted, is_nothing),
         };
         self.state = State::Body(sink);
         if close != Close::Message {
@@ -352,20 +353,19 @@ impl Parser {
         (kind != RepairKind::BadRecipient).then(|| recipient.to_owned())
     }
 
-    /// Where the body of a message without a call goes. `is_empty`: whether the header brought none
-    /// of it along.
+    /// Where the body of a message without a call goes. `is_nothing`: there will be no body.
     fn sink(
         &mut self,
         reading: &Reading,
         close: Close,
         interrupted: Option<Sink>,
-        is_empty: bool,
+        is_nothing: bool,
     ) -> Sink {
         if reading.is_foreign {
             self.repairs.count(RepairKind::ForeignRole);
             return Sink::Reasoning;
         }
-        let is_scrap = close == Close::End && reading.has_channel_part;
+        let is_scrap = matches!(close, Close::End | Close::Restart) && reading.has_channel_part;
         match reading.channel {
             Some(Named::Analysis) => Sink::Reasoning,
             // Without <|message|> mostly a call that came to nothing.
@@ -377,7 +377,7 @@ impl Parser {
                 if let Some(sink) = interrupted.filter(|_| is_noise) {
                     return sink;
                 }
-                if close != Close::Truncated || !is_empty {
+                if !is_nothing {
                     self.repairs.count(RepairKind::MissingChannel);
                 }
                 if is_scrap {

@@ -1,0 +1,76 @@
+# Gossamer's verbs. `make help` lists them.
+
+CARGO ?= cargo
+PYTHON ?= python3
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+GOSSAMER := $(TARGET)/release/gossamer
+LOADTEST := $(TARGET)/release/gossamer-loadtest
+VENV := .venv
+# Flags for the server: make run ARGS="--port 9000"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test test-rust test-e2e check fmt fmt-check lint openapi openapi-check config doc bench load eval model clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: ## Build and serve the embedded model on http://127.0.0.1:8000 (ARGS="--model DIR ..." for more)
+	$(CARGO) run --release --locked -p gossamer-gateway -- serve $(ARGS)
+
+build: ## Build the release binary, target/release/gossamer
+	$(CARGO) build --release --locked -p gossamer-gateway
+
+test: test-rust test-e2e ## Run every test: Rust's, then end-to-end over the real binary with the OpenAI SDK
+
+test-rust: ## Run unit, property, parity and API tests
+	$(CARGO) test --workspace --locked
+
+test-e2e: build $(VENV)/.installed ## Run the end-to-end tests (makes .venv)
+	E2E_BINARY=$(GOSSAMER) $(VENV)/bin/python -m pytest tests/e2e
+
+$(VENV)/.installed: tests/e2e/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+check: fmt-check lint openapi-check doc ## Everything but the tests that must be clean: format, lints, OpenAPI, docs
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+fmt-check: ## Fail if the code is not formatted
+	$(CARGO) fmt --all --check
+
+lint: ## Run clippy; warnings are errors
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+openapi: ## Write openapi/openapi.json from the routes
+	$(CARGO) run --locked -p gossamer-gateway -- openapi > openapi/openapi.json.new
+	mv openapi/openapi.json.new openapi/openapi.json
+
+openapi-check: ## Fail if openapi/openapi.json is not what the routes say
+	$(CARGO) run --locked -p gossamer-gateway -- openapi | diff -u openapi/openapi.json -
+
+config: ## Write config/gossamer.toml from the table of keys
+	$(CARGO) run --locked -p gossamer-gateway -- config --toml > config/gossamer.toml.new
+	mv config/gossamer.toml.new config/gossamer.toml
+
+doc: ## Build the API documentation of all crates; warnings are errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+bench: build $(LOADTEST) ## Measure one stream against sixteen; fails under a ratio of 2.5
+	LOADTEST_SERVER=$(GOSSAMER) loadtest/with-server.sh sh -c '$(LOADTEST) --url $$LOADTEST_URL --min-ratio 2.5 \
+		loadtest/scenarios/one-stream.toml loadtest/scenarios/sixteen-streams.toml'
+
+load: build $(LOADTEST) ## Run the load scenarios with their thresholds and the leak check
+	LOADTEST_SERVER=$(GOSSAMER) loadtest/with-server.sh sh -c '$(LOADTEST) --url $$LOADTEST_URL \
+		loadtest/scenarios/chat.toml loadtest/scenarios/long-prompt-mix.toml loadtest/scenarios/cancel-storm.toml'
+
+.PHONY: $(LOADTEST)
+$(LOADTEST):
+	$(CARGO) build --release --locked -p gossamer-loadtest
+
+clean: ## Remove everything that was built
+	$(CARGO) clean
+	rm -rf $(VENV)

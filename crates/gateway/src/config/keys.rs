@@ -1,0 +1,183 @@
+//! Every configuration key on one screen: its place in the file, its flag, its default, its meaning.
+//!
+//! The file reader, the environment reader, the command line, `gossamer config` and
+//! `config/gossamer.toml` are all made from this table, so none of them can lag behind another.
+//! Invariant: flags are unique, and every default is a value of its kind.
+
+use super::value::{Kind, Value};
+
+/// One configuration key.
+#[derive(Debug)]
+pub struct Key {
+    /// Table in the file.
+    pub section: &'static str,
+    /// Name in that table.
+    pub name: &'static str,
+    /// Long flag without the dashes; the environment variable is made from it.
+    pub flag: &'static str,
+    /// What it accepts.
+    pub kind: Kind,
+    /// Default, in the form that a flag takes.
+    pub default: &'static str,
+    /// One or more sentences; the first is the flag's short help.
+    pub help: &'static str,
+}
+
+impl Key {
+    /// `section.name`.
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// `GOSSAMER_` and the flag in capitals.
+    pub fn env(&self) -> String {
+        format!("GOSSAMER_{}", self.flag.replace('-', "_").to_uppercase())
+    }
+
+    /// The default as a value.
+    pub fn default_value(&self) -> Value {
+        self.kind
+            .parse(self.default)
+            .expect("a test parses every default")
+    }
+}
+
+const AUTO: Option<&str> = Some("auto");
+const OFF: Option<&str> = Some("off");
+
+const fn int(min: u64, max: u64) -> Kind {
+    Kind::Int {
+        min,
+        max,
+        word: None,
+    }
+}
+
+const fn int_or(min: u64, max: u64, word: Option<&'static str>) -> Kind {
+    Kind::Int { min, max, word }
+}
+
+const HOUR_MS: u64 = 3_600_000;
+
+/// All keys, in the order of the file. Keys of one section stand together.
+#[rustfmt::skip]
+pub const KEYS: &[Key] = &[
+    Key { section: "server", name: "host", flag: "host", kind: Kind::Text { word: None }, default: "127.0.0.1",
+        help: "Address to listen on. 0.0.0.0 opens the server to the network; there is no authentication yet." },
+    Key { section: "server", name: "port", flag: "port", kind: int(0, 65535), default: "8000",
+        help: "TCP port. 0 takes a free one; the banner names it." },
+    Key { section: "server", name: "workers", flag: "workers", kind: int_or(1, 256, AUTO), default: "auto",
+        help: "Threads that serve HTTP. auto: one per core, at least 2 and at most 4; they only move bytes." },
+    Key { section: "server", name: "max_body_bytes", flag: "max-body-bytes", kind: Kind::Size { min: 1 << 10, max: 1 << 30, word: None }, default: "8MiB",
+        help: "Largest request body; a larger one is answered with 413." },
+    Key { section: "server", name: "max_connections", flag: "max-connections", kind: int(1, 1 << 20), default: "1024",
+        help: "Most open connections of each HTTP thread; further ones wait." },
+    Key { section: "server", name: "request_timeout_ms", flag: "request-timeout-ms", kind: int(100, HOUR_MS), default: "10000",
+        help: "How long a request's head may take to arrive, in milliseconds." },
+    Key { section: "server", name: "body_timeout_ms", flag: "body-timeout-ms", kind: int(100, HOUR_MS), default: "30000",
+        help: "How long a request's body may take to arrive, in milliseconds." },
+    Key { section: "server", name: "keep_alive_ms", flag: "keep-alive-ms", kind: int(1000, HOUR_MS), default: "75000",
+        help: "How long an idle connection is kept, in milliseconds." },
+    Key { section: "server", name: "shutdown_timeout_ms", flag: "shutdown-timeout-ms", kind: int(0, HOUR_MS), default: "30000",
+        help: "After SIGTERM or SIGINT: how long running requests may still take, in milliseconds." },
+
+    Key { section: "model", name: "path", flag: "model", kind: Kind::Text { word: None }, default: "tiny",
+        help: "The model: tiny, which is part of the binary, or a folder in the published gpt-oss layout." },
+    Key { section: "model", name: "name", flag: "model-name", kind: Kind::Text { word: AUTO }, default: "auto",
+        help: "Name that clients use. auto: gossamer-tiny for tiny, else the folder's name." },
+    Key { section: "model", name: "aliases", flag: "model-aliases", kind: Kind::List, default: "",
+        help: "More names for the same model, so that clients with a fixed name work unchanged." },
+
+    Key { section: "engine", name: "threads", flag: "threads", kind: int_or(1, 1024, AUTO), default: "auto",
+        help: "Threads that compute. auto: the cores that this process may use." },
+    Key { section: "engine", name: "kernels", flag: "kernels", kind: Kind::Choice(&["auto", "scalar", "avx2", "neon"]), default: "auto",
+        help: "Instruction set of the CPU kernels. auto: the best that this machine has." },
+    Key { section: "engine", name: "block_size", flag: "block-size", kind: int(8, 32), default: "16",
+        help: "Tokens per KV block: 8, 16 or 32." },
+    Key { section: "engine", name: "kv_cache_bytes", flag: "kv-cache-bytes", kind: Kind::Size { min: 1 << 10, max: 1 << 44, word: AUTO }, default: "auto",
+        help: "Memory for the KV cache. auto: a quarter of the memory that is free beside the weights, at most 4GiB and at most what the weights take (but 256MiB of that are always allowed). It is touched only as it is used." },
+    Key { section: "engine", name: "max_model_len", flag: "max-model-len", kind: int_or(1, 1 << 24, AUTO), default: "auto",
+        help: "Most tokens of one sequence, prompt and output together. auto: the model's own limit, as far as the KV cache holds it." },
+
+    Key { section: "scheduler", name: "max_num_batched_tokens", flag: "max-num-batched-tokens", kind: int(1, 1 << 20), default: "512",
+        help: "Token budget of one step: decodes first, chunks of prefill with the rest. Smaller means smoother streams, larger means faster prompts." },
+    Key { section: "scheduler", name: "max_num_seqs", flag: "max-num-seqs", kind: int(1, 65536), default: "64",
+        help: "Most sequences that run at the same time." },
+    Key { section: "scheduler", name: "max_waiting", flag: "max-waiting", kind: int(1, 1 << 20), default: "256",
+        help: "Most requests in the queue; one more is answered with 429." },
+    Key { section: "scheduler", name: "queue_timeout_ms", flag: "queue-timeout-ms", kind: int_or(1, HOUR_MS, OFF), default: "off",
+        help: "A request that waited this long without starting fails with 503, in milliseconds." },
+    Key { section: "scheduler", name: "enable_prefix_caching", flag: "enable-prefix-caching", kind: Kind::Bool, default: "true",
+        help: "Reuse the KV blocks of equal prompt beginnings." },
+
+    Key { section: "api", name: "reasoning_content", flag: "reasoning-content", kind: Kind::Bool, default: "true",
+        help: "Send the reasoning a second time as reasoning_content, for clients that know that name." },
+    Key { section: "api", name: "default_max_tokens", flag: "default-max-tokens", kind: int_or(1, 1 << 24, AUTO), default: "auto",
+        help: "Output limit of chat requests that set none. auto: what fits behind the prompt." },
+    Key { section: "api", name: "max_n", flag: "max-n", kind: int(1, 128), default: "16",
+        help: "Largest n of a request, and most prompts of a completions batch." },
+    Key { section: "api", name: "heartbeat_ms", flag: "heartbeat-ms", kind: int_or(100, HOUR_MS, OFF), default: "15000",
+        help: "A stream without news sends a comment after this time, so that proxies keep it open, in milliseconds." },
+    Key { section: "api", name: "retry_after_ms", flag: "retry-after-ms", kind: int(1, HOUR_MS), default: "1000",
+        help: "What Retry-After says when the server is too busy, in milliseconds; it is sent in whole seconds." },
+    Key { section: "api", name: "date", flag: "date", kind: Kind::Text { word: AUTO }, default: "auto",
+        help: "The date that the model is told, YYYY-MM-DD. auto: today, UTC." },
+
+    Key { section: "log", name: "format", flag: "log-format", kind: Kind::Choice(&["text", "json"]), default: "text",
+        help: "Form of the log lines on standard error." },
+    Key { section: "log", name: "level", flag: "log-level", kind: Kind::Choice(&["error", "warn", "info", "debug", "trace"]), default: "info",
+        help: "Least severe level that is logged." },
+];
+
+/// Environment variables of ours that are no keys.
+pub const OTHER_ENV: &[&str] = &["GOSSAMER_ENV", "GOSSAMER_CONFIG", "GOSSAMER_SLOW_TESTS"];
+
+/// The candidate that looks most like `given`, if one looks like it at all.
+pub fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::jaro_winkler(given, candidate), candidate))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn the_table_is_sound() {
+        let mut flags = HashSet::new();
+        let mut paths = HashSet::new();
+        let mut sections: Vec<&str> = Vec::new();
+        for key in KEYS {
+            assert!(
+                key.kind.parse(key.default).is_ok(),
+                "default of {}",
+                key.path()
+            );
+            assert!(flags.insert(key.flag), "flag {} twice", key.flag);
+            assert!(paths.insert(key.path()), "key {} twice", key.path());
+            assert!(key.help.ends_with('.'), "help of {}", key.path());
+            if sections.last() != Some(&key.section) {
+                assert!(
+                    !sections.contains(&key.section),
+                    "section {} split",
+                    key.section
+                );
+                sections.push(key.section);
+            }
+        }
+    }
+
+    #[test]
+    fn nearest_names_typing_errors_and_nothing_else() {
+        let names = || KEYS.iter().map(|key| key.name);
+        assert_eq!(nearest("max_num_seq", names()), Some("max_num_seqs"));
+        assert_eq!(nearest("prot", names()), Some("port"));
+        assert_eq!(nearest("zzz", names()), None);
+    }
+}

@@ -1,0 +1,293 @@
+//! Configuration: what was given ([`RawConfig`]) becomes what is used ([`Config`]), once, before anything starts.
+//!
+//! Knows nothing of the model: `auto` stays `None` here and is decided where the model is known.
+//! Invariant: a `Config` is within every bound of the table in `keys.rs`.
+
+mod error;
+mod keys;
+mod raw;
+mod value;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use error::ConfigError;
+pub use keys::{KEYS, Key};
+pub use raw::{Origin, RawConfig, Setting};
+pub use value::{Value, format_size};
+
+/// The name of the model that is part of the binary.
+pub const EMBEDDED_MODEL: &str = "tiny";
+
+/// Where the process runs; given by `GOSSAMER_ENV`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Environment {
+    Development,
+    /// Loads nothing but the embedded model.
+    Testing,
+    Production,
+}
+
+impl Environment {
+    const NAMES: [(&str, Environment); 3] = [
+        ("development", Environment::Development),
+        ("testing", Environment::Testing),
+        ("production", Environment::Production),
+    ];
+
+    /// Reads the variable's text; nothing means development.
+    ///
+    /// # Errors
+    /// Not one of the three names.
+    pub fn parse(text: Option<&str>) -> Result<Self, ConfigError> {
+        let Some(text) = text.filter(|text| !text.is_empty()) else {
+            return Ok(Environment::Development);
+        };
+        let found = Self::NAMES.iter().find(|(name, _)| *name == text);
+        found
+            .map(|(_, environment)| *environment)
+            .ok_or_else(|| ConfigError::Value {
+                origin: Origin::Env("GOSSAMER_ENV".to_owned()),
+                key: "GOSSAMER_ENV".to_owned(),
+                given: format!("\"{text}\""),
+                expected: "development, testing or production".to_owned(),
+            })
+    }
+
+    /// The name as in `GOSSAMER_ENV`.
+    pub fn name(self) -> &'static str {
+        let found = Self::NAMES
+            .iter()
+            .find(|(_, environment)| *environment == self);
+        found.map_or("", |(name, _)| name)
+    }
+}
+
+/// Everything, resolved.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub environment: Environment,
+    pub server: Server,
+    pub model: Model,
+    pub engine: Engine,
+    pub scheduler: Scheduler,
+    pub api: Api,
+    pub log: Log,
+}
+
+/// `[server]`
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub host: String,
+    pub port: u16,
+    /// `None`: from the machine.
+    pub workers: Option<usize>,
+    pub max_body_bytes: usize,
+    /// Of each worker.
+    pub max_connections: usize,
+    /// How long a head may take to arrive.
+    pub request_timeout: Duration,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
+    pub keep_alive: Duration,
+    pub shutdown_timeout: Duration,
+}
+
+/// `[model]`
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// `None`: the embedded one.
+    pub folder: Option<PathBuf>,
+    pub name: String,
+    pub aliases: Vec<String>,
+}
+
+/// `[engine]`; `None` is `auto`.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    pub threads: Option<usize>,
+    pub kernels: Option<String>,
+    pub block_size: usize,
+    pub kv_cache_bytes: Option<u64>,
+    pub max_model_len: Option<usize>,
+}
+
+/// `[scheduler]`
+#[derive(Clone, Debug)]
+pub struct Scheduler {
+    pub max_num_batched_tokens: usize,
+    pub max_num_seqs: usize,
+    pub max_waiting: usize,
+    pub queue_timeout: Option<Duration>,
+    pub enable_prefix_caching: bool,
+}
+
+/// `[api]`
+#[derive(Clone, Debug)]
+pub struct Api {
+    pub reasoning_content: bool,
+    /// `None`: what fits behind the prompt.
+    pub default_max_tokens: Option<usize>,
+    pub max_n: u32,
+    pub heartbeat: Option<Duration>,
+    pub retry_after: Duration,
+    /// The date that the model is told, `YYYY-MM-DD`; `None`: today.
+    pub date: Option<String>,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub json: bool,
+    pub level: tracing::Level,
+}
+
+impl Config {
+    /// Resolves what was given.
+    ///
+    /// # Errors
+    /// Values that are each within their bounds but do not go together.
+    pub fn resolve(raw: &RawConfig, environment: Environment) -> Result<Self, ConfigError> {
+        let get = Get(raw);
+        let config = Config {
+            environment,
+            server: Server {
+                host: get.text("server.host"),
+                port: get.number("server.port") as u16,
+                workers: get.optional("server.workers"),
+                max_body_bytes: get.number("server.max_body_bytes"),
+                max_connections: get.number("server.max_connections"),
+                request_timeout: get.duration("server.request_timeout_ms"),
+                body_timeout: get.duration("server.body_timeout_ms"),
+                keep_alive: get.duration("server.keep_alive_ms"),
+                shutdown_timeout: get.duration("server.shutdown_timeout_ms"),
+            },
+            model: model(&get),
+            engine: Engine {
+                threads: get.optional("engine.threads"),
+                kernels: Some(get.text("engine.kernels")).filter(|isa| isa != "auto"),
+                block_size: get.number("engine.block_size"),
+                kv_cache_bytes: get.optional("engine.kv_cache_bytes").map(|n| n as u64),
+                max_model_len: get.optional("engine.max_model_len"),
+            },
+            scheduler: Scheduler {
+                max_num_batched_tokens: get.number("scheduler.max_num_batched_tokens"),
+                max_num_seqs: get.number("scheduler.max_num_seqs"),
+                max_waiting: get.number("scheduler.max_waiting"),
+                queue_timeout: get.optional_duration("scheduler.queue_timeout_ms"),
+                enable_prefix_caching: get.truth("scheduler.enable_prefix_caching"),
+            },
+            api: Api {
+                reasoning_content: get.truth("api.reasoning_content"),
+                default_max_tokens: get.optional("api.default_max_tokens"),
+                max_n: get.number("api.max_n") as u32,
+                heartbeat: get.optional_duration("api.heartbeat_ms"),
+                retry_after: get.duration("api.retry_after_ms"),
+                date: Some(get.text("api.date")).filter(|date| date != "auto"),
+            },
+            log: Log {
+                json: get.text("log.format") == "json",
+                level: get
+                    .text("log.level")
+                    .parse()
+                    .unwrap_or(tracing::Level::INFO),
+            },
+        };
+        config.check(raw)?;
+        Ok(config)
+    }
+
+    fn check(&self, raw: &RawConfig) -> Result<(), ConfigError> {
+        if self.environment == Environment::Testing && self.model.folder.is_some() {
+            let setting = raw.get("model.path");
+            return Err(ConfigError::Conflict(format!(
+                "GOSSAMER_ENV is testing, which never loads anything but the embedded model, but {}: model.path is \"{}\"",
+                setting.origin, setting.value
+            )));
+        }
+        let refuse = |key: &str, expected: &str| {
+            let Setting { value, origin } = raw.get(key);
+            Err(ConfigError::Value {
+                origin: origin.clone(),
+                key: key.to_owned(),
+                given: value.to_toml(),
+                expected: expected.to_owned(),
+            })
+        };
+        if !self.engine.block_size.is_power_of_two() {
+            return refuse("engine.block_size", "8, 16 or 32");
+        }
+        if self.api.date.as_deref().is_some_and(|date| !is_date(date)) {
+            return refuse("api.date", "a date as YYYY-MM-DD, or \"auto\"");
+        }
+        Ok(())
+    }
+}
+
+fn model(get: &Get<'_>) -> Model {
+    let path = get.text("model.path");
+    let folder = (path != EMBEDDED_MODEL).then(|| PathBuf::from(&path));
+    let name = match (&get.0.get("model.name").value, &folder) {
+        (Value::Text(name), _) => name.clone(),
+        (_, None) => format!("gossamer-{EMBEDDED_MODEL}"),
+        (_, Some(folder)) => folder_name(folder).unwrap_or(path),
+    };
+    let aliases = match &get.0.get("model.aliases").value {
+        Value::List(aliases) => aliases.clone(),
+        _ => Vec::new(),
+    };
+    Model {
+        folder,
+        name,
+        aliases,
+    }
+}
+
+/// Whether a text has the form of a date: the model reads it, nothing computes with it.
+fn is_date(text: &str) -> bool {
+    let shape = |c: char| if c.is_ascii_digit() { '0' } else { c };
+    text.chars().map(shape).eq("0000-00-00".chars())
+}
+
+/// The last part of the path, also where it is written as `.` or ends in a slash.
+fn folder_name(folder: &std::path::Path) -> Option<String> {
+    let absolute = std::path::absolute(folder).ok()?;
+    Some(absolute.file_name()?.to_string_lossy().into_owned())
+}
+
+/// Reads settings as plain types. The kinds of the table make every read succeed.
+struct Get<'a>(&'a RawConfig);
+
+impl Get<'_> {
+    fn text(&self, path: &str) -> String {
+        self.0.get(path).value.to_string()
+    }
+
+    fn truth(&self, path: &str) -> bool {
+        self.0.get(path).value == Value::Bool(true)
+    }
+
+    fn optional(&self, path: &str) -> Option<usize> {
+        match self.0.get(path).value {
+            Value::Int(number) | Value::Bytes(number) => usize::try_from(number).ok(),
+            _ => None,
+        }
+    }
+
+    fn number(&self, path: &str) -> usize {
+        self.optional(path)
+            .expect("a test resolves the defaults, and kinds without a word are always numbers")
+    }
+
+    fn duration(&self, path: &str) -> Duration {
+        Duration::from_millis(self.number(path) as u64)
+    }
+
+    fn optional_duration(&self, path: &str) -> Option<Duration> {
+        self.optional(path)
+            .map(|ms| Duration::from_millis(ms as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,357 @@
+//! The order in which things start and stop.
+//!
+//! Start: logs, port, model, scheduler, one token, banner, HTTP. Stop: refuse new work, let running work finish or
+//! time out, close connections, end the worker.
+//! Invariant: whatever was started is stopped before the function returns, and success means a stop that was asked for.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gossamer_api::{ApiConfig, AppState, PromptDate, ServerConfig, ServerInfo};
+use gossamer_engine::{Engine, EngineConfig, EngineInfo, KvCacheSize, LoadError, ModelSource};
+use gossamer_metrics::Metrics;
+use gossamer_scheduler::{
+    NewRequest, SamplingParams, SchedulerConfig, SchedulerHandle, StopConditions, SubmitError,
+    TokenEvent, Worker,
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+
+use crate::banner::banner;
+use crate::config::{Config, Model};
+use crate::{logging, memory};
+
+/// How often the engine's state is looked at.
+const WATCH: Duration = Duration::from_secs(1);
+/// How long the first token may take.
+const WARM_UP: Duration = Duration::from_secs(600);
+/// How long answers may take to reach their clients once the last token is drawn.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// Why the server did not start, or did not stop as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be used.
+    #[error("cannot listen on {host}:{port}: {source}")]
+    Bind {
+        host: String,
+        port: u16,
+        source: std::io::Error,
+    },
+    /// The model cannot be loaded.
+    #[error("cannot load the model {model}: {source}")]
+    Load { model: String, source: LoadError },
+    /// The scheduler cannot start over this engine.
+    #[error("cannot start the scheduler: {0}")]
+    Scheduler(#[from] gossamer_scheduler::StartError),
+    /// The loaded model does not answer.
+    #[error("the model is loaded but produced no token: {0}")]
+    WarmUp(String),
+    /// The HTTP server or its runtime failed.
+    #[error("the server failed: {0}")]
+    Io(#[from] std::io::Error),
+    /// The engine or the scheduler's worker is gone.
+    #[error("stopped, because the engine is unusable: {0}")]
+    Engine(String),
+    /// A second signal came before the first was done.
+    #[error("stopped at once, on a second signal")]
+    Interrupted,
+}
+
+/// Serves until a signal or a fatal error.
+///
+/// # Errors
+/// Every [`ServeError`].
+pub fn serve(config: &Config) -> Result<(), ServeError> {
+    logging::init(&config.log);
+    // First, so that a taken port is known before minutes are spent on loading. Who connects already waits in the
+    // listener's backlog.
+    let listener = bind(config)?;
+    let address = listener.local_addr()?;
+
+    let metrics = Metrics::new();
+    metrics.engine.build(env!("CARGO_PKG_VERSION"));
+    let executor = load(config)?;
+    let engine = executor.info().clone();
+    let weight_bytes = usize::try_from(engine.weight_bytes).unwrap_or(usize::MAX);
+    metrics
+        .engine
+        .loaded(&config.model.name, "cpu", engine.kernels, weight_bytes);
+
+    let (scheduler, worker) = gossamer_scheduler::start(
+        SchedulerConfig {
+            max_num_batched_tokens: config.scheduler.max_num_batched_tokens,
+            max_num_seqs: config.scheduler.max_num_seqs,
+            max_waiting: config.scheduler.max_waiting,
+            enable_prefix_caching: config.scheduler.enable_prefix_caching,
+            queue_timeout: config.scheduler.queue_timeout,
+        },
+        Box::new(executor),
+        metrics.scheduler.clone(),
+    )?;
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        // From here on, so that a signal during the warm-up is not lost.
+        let signals = Signals::new()?;
+        tokio::time::timeout(WARM_UP, warm_up(&scheduler))
+            .await
+            .unwrap_or_else(|_| {
+                Err(ServeError::WarmUp(format!(
+                    "not within {} s",
+                    WARM_UP.as_secs()
+                )))
+            })?;
+        let longest = scheduler.max_sequence_len();
+        let text = banner(config, &engine, scheduler.capacity(), longest, address);
+        // A closed standard output is no reason not to serve.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+        info!(%address, model = config.model.name, "serving");
+
+        let state = AppState::new(
+            scheduler.clone(),
+            metrics,
+            api_config(config),
+            server_info(config, &engine),
+        );
+        run(config, listener, state, scheduler, worker, signals).await
+    })
+}
+
+fn bind(config: &Config) -> Result<TcpListener, ServeError> {
+    let (host, port) = (config.server.host.as_str(), config.server.port);
+    TcpListener::bind((host, port)).map_err(|source| ServeError::Bind {
+        host: host.to_owned(),
+        port,
+        source,
+    })
+}
+
+fn load(config: &Config) -> Result<gossamer_engine::EngineExecutor, ServeError> {
+    let (source, weight_bytes) = match &config.model.folder {
+        None => (ModelSource::Tiny, 0),
+        Some(folder) => (
+            ModelSource::Folder(folder.clone()),
+            memory::weight_bytes(folder),
+        ),
+    };
+    let kv_cache_bytes = config.engine.kv_cache_bytes;
+    let engine = EngineConfig {
+        threads: config.engine.threads.unwrap_or(0),
+        block_size: config.engine.block_size,
+        kv_cache: KvCacheSize::Bytes(
+            kv_cache_bytes.unwrap_or_else(|| memory::kv_cache_bytes(weight_bytes)),
+        ),
+        max_model_len: config.engine.max_model_len,
+        kernels: config.engine.kernels.clone(),
+    };
+    Engine::load(&source, &engine).map_err(|source| ServeError::Load {
+        model: match &config.model.folder {
+            None => config.model.name.clone(),
+            Some(folder) => folder.display().to_string(),
+        },
+        source,
+    })
+}
+
+fn api_config(config: &Config) -> ApiConfig {
+    let Model { name, aliases, .. } = &config.model;
+    ApiConfig {
+        model: name.clone(),
+        model_aliases: aliases.clone(),
+        body_limit: config.server.max_body_bytes,
+        body_timeout: config.server.body_timeout,
+        max_choices: config.api.max_n,
+        default_max_tokens: config.api.default_max_tokens,
+        reasoning_content: config.api.reasoning_content,
+        heartbeat: config.api.heartbeat,
+        retry_after: config.api.retry_after,
+        system_fingerprint: Some(format!("gossamer-{}", env!("CARGO_PKG_VERSION"))),
+        date: match &config.api.date {
+            None => PromptDate::Today,
+            Some(date) => PromptDate::Fixed(date.clone()),
+        },
+    }
+}
+
+fn server_config(config: &Config) -> ServerConfig {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    ServerConfig {
+        workers: config.server.workers.unwrap_or(cores.clamp(2, 4)),
+        max_connections: config.server.max_connections,
+        keep_alive: config.server.keep_alive,
+        request_timeout: config.server.request_timeout,
+        disconnect_timeout: FLUSH,
+        // The scheduler has ended every answer by then.
+        shutdown_timeout: FLUSH,
+    }
+}
+
+fn server_info(config: &Config, engine: &EngineInfo) -> ServerInfo {
+    ServerInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        model: config.model.name.clone(),
+        architecture: engine.architecture.to_owned(),
+        backend: "cpu".to_owned(),
+        kernels: engine.kernels.to_owned(),
+        weight_bytes: engine.weight_bytes,
+        kv_cache_bytes: engine.kv_cache_bytes,
+    }
+}
+
+/// One token through everything below HTTP, so that whoever reaches the server finds it ready.
+async fn warm_up(scheduler: &SchedulerHandle) -> Result<(), ServeError> {
+    probe(scheduler).await.map_err(ServeError::WarmUp)
+}
+
+/// Draws one token. The error says why there was none.
+async fn probe(scheduler: &SchedulerHandle) -> Result<(), String> {
+    let request = NewRequest {
+        prompt: vec![0],
+        n: 1,
+        sampling: Arc::new(SamplingParams::greedy()),
+        stop: StopConditions {
+            stop_token_ids: Arc::new([]),
+            max_tokens: 1,
+            min_tokens: 0,
+        },
+        cache_salt: 0,
+    };
+    let mut tokens = scheduler
+        .submit(request)
+        .map_err(|error| error.to_string())?;
+    loop {
+        match tokens.next().await {
+            Some(TokenEvent::Finished(_)) => return Ok(()),
+            Some(TokenEvent::Failed(error)) => return Err(error.to_string()),
+            Some(_) => {}
+            None => return Err("the stream ended early".to_owned()),
+        }
+    }
+}
+
+/// Serves, waits for the first reason to stop, and stops.
+async fn run(
+    config: &Config,
+    listener: TcpListener,
+    state: AppState,
+    scheduler: SchedulerHandle,
+    worker: Worker,
+    mut signals: Signals,
+) -> Result<(), ServeError> {
+    let server = gossamer_api::serve(listener, &server_config(config), state)?;
+    let http = server.handle();
+    let mut server = tokio::spawn(server);
+    let mut worker = watch_worker(worker);
+
+    let reason = tokio::select! {
+        name = signals.next() => Reason::Signal(name),
+        ended = &mut worker => Reason::Failed(ServeError::Engine(ended.unwrap_or_default())),
+        why = unusable(&scheduler) => Reason::Failed(ServeError::Engine(why)),
+        ended = &mut server => Reason::Failed(ServeError::Io(match ended {
+            Ok(Err(error)) => error,
+            _ => std::io::Error::other("it ended by itself"),
+        })),
+    };
+
+    scheduler.drain();
+    let result = match reason {
+        Reason::Signal(name) => {
+            let timeout = config.server.shutdown_timeout;
+            let stats = scheduler.stats();
+            info!(
+                signal = name,
+                running = stats.running,
+                waiting = stats.waiting,
+                "stopping"
+            );
+            tokio::select! {
+                _ = signals.next() => Err(ServeError::Interrupted),
+                finished = tokio::time::timeout(timeout, scheduler.drained()) => {
+                    if finished.is_err() {
+                        warn!(timeout_ms = timeout.as_millis() as u64, "not everything finished in time");
+                    }
+                    Ok(())
+                }
+            }
+        }
+        Reason::Failed(error) => Err(error),
+    };
+    // What is left fails now, so that its clients hear of it before the connection closes.
+    scheduler.stop();
+    if !matches!(result, Err(ServeError::Interrupted)) {
+        http.stop(true).await;
+        // The step being executed may still be running.
+        let _ = tokio::time::timeout(FLUSH, worker).await;
+    }
+    match &result {
+        Ok(()) => info!("stopped"),
+        Err(error) => error!(%error, "stopped"),
+    }
+    result
+}
+
+enum Reason {
+    Signal(&'static str),
+    Failed(ServeError),
+}
+
+/// Waits for the worker on a thread of its own; what it ended with arrives here.
+fn watch_worker(worker: Worker) -> oneshot::Receiver<String> {
+    let (sender, receiver) = oneshot::channel();
+    std::thread::spawn(move || {
+        let message = worker.join().map_or_else(
+            |error| error.to_string(),
+            |()| "the worker ended".to_owned(),
+        );
+        // An error means that nobody waits any more.
+        let _ = sender.send(message);
+    });
+    receiver
+}
+
+/// Resolves when the engine will never answer again. A step that failed once is tried again with a probe.
+async fn unusable(scheduler: &SchedulerHandle) -> String {
+    loop {
+        tokio::time::sleep(WATCH).await;
+        if scheduler.is_ready() {
+            continue;
+        }
+        warn!("the engine is not ready, trying it");
+        match probe(scheduler).await {
+            Ok(()) => info!("the engine is ready again"),
+            Err(why) if why == SubmitError::ShuttingDown.to_string() => {
+                return "it failed fatally, see the log above".to_owned();
+            }
+            Err(why) => warn!(why, "the engine did not answer"),
+        }
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The name of the next one.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
