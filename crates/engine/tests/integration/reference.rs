@@ -7,6 +7,7 @@
 //! Keys and values can be rounded to bf16, the storage format of the engine's cache, so that the rest can be compared
 //! closely.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -22,6 +23,9 @@ pub struct Reference {
     tensors: HashMap<String, Vec<u8>>,
     /// Whether keys and values are rounded to bf16.
     pub rounds_kv: bool,
+    /// Smallest margin by which any router preferred its last chosen expert to the next. Where it is tiny, rounding
+    /// decides which expert runs, and two correct implementations differ.
+    pub closest_choice: Cell<f64>,
 }
 
 type Rows = Vec<Vec<f64>>;
@@ -49,6 +53,7 @@ impl Reference {
             config: serde_json::from_str(config).unwrap(),
             tensors,
             rounds_kv: true,
+            closest_choice: Cell::new(f64::INFINITY),
         }
     }
 
@@ -143,7 +148,11 @@ impl Reference {
         for (x, logits) in x.iter().zip(router) {
             let mut order: Vec<usize> = (0..logits.len()).collect();
             order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
-            order.truncate(self.count("num_experts_per_tok"));
+            let k = self.count("num_experts_per_tok");
+            let margin = logits[order[k - 1]] - logits[order[k]];
+            self.closest_choice
+                .set(self.closest_choice.get().min(margin));
+            order.truncate(k);
             let total: f64 = order.iter().map(|expert| logits[*expert].exp()).sum();
             let mut sum = vec![0.0; x.len()];
             for expert in order {

@@ -6,22 +6,29 @@ use crate::driver::{Row, largest, prompt, step};
 use crate::folder::Folder;
 use crate::reference::Reference;
 
+/// Margin of a router below which bf16 keys may turn its choice.
+const NEAR_TIE: f64 = 2e-3;
+
 /// Compares the logits after every prefix of one prompt (one prefill, then one step per token).
 fn check(model: &RandomModel, shard_bytes: u64, prefill: usize, len: usize, tolerance: f64) {
     let folder = Folder::of(model, shard_bytes);
-    let tokens = prompt(9, len, model.vocab_size);
-    let expected = Reference::open(folder.path()).logits(&tokens);
+    let reference = Reference::open(folder.path());
+    let clear = (9..).map(|seed| {
+        reference.closest_choice.set(f64::INFINITY);
+        let tokens = prompt(seed, len, model.vocab_size);
+        (reference.logits(&tokens), tokens)
+    });
+    let (expected, tokens) = clear
+        .take(20)
+        .find(|_| reference.closest_choice.get() > NEAR_TIE)
+        .expect("one prompt in two has no near tie");
     let mut engine = folder.load(2, 16);
     let mut row = Row::new(&tokens[..prefill], (0..16).rev());
     let mut agreed = 0;
     for position in prefill - 1..len {
-        row.tokens.truncate(position + 1);
-        let left = row.left();
-        if left == 0 {
-            row.tokens.push(tokens[position]);
-        } else {
-            row.tokens[position] = tokens[position];
-        }
+        // What was sampled does not matter here: the next token is given.
+        row.tokens.truncate(position);
+        row.tokens.push(tokens[position]);
         let left = row.left();
         let logits = step(&mut engine, &mut [(&mut row, left)]).remove(0).1;
         let expected = &expected[position];
@@ -57,5 +64,5 @@ fn sharded_files_agree_with_the_reference() {
 #[test]
 fn the_widths_of_20b_agree_with_the_reference() {
     let model = RandomModel::gpt_oss_20b(2, 1024, 11);
-    check(&model, 600_000_000, 9, 11, 5e-3);
+    check(&model, 600_000_000, 7, 9, 5e-3);
 }
