@@ -106,6 +106,7 @@ fn load(
         max_model_len,
         vocab_size: model.config().vocab_size,
         stop_token_ids,
+        backend: "cpu",
         kernels: backend.isa().name(),
         num_threads: backend.num_threads(),
         kv_cache_bytes: kv.total_bytes() as u64,

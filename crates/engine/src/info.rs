@@ -19,6 +19,8 @@ pub struct EngineInfo {
     pub vocab_size: usize,
     /// Token ids that end a sequence (`generation_config.json`).
     pub stop_token_ids: Vec<u32>,
+    /// Where it computes: `"cpu"`.
+    pub backend: &'static str,
     /// Instruction set of the kernels.
     pub kernels: &'static str,
     /// Threads that compute.

@@ -114,7 +114,11 @@ impl Team {
         items: impl IntoIterator<Item = T, IntoIter = I>,
         work: impl Fn(usize, T) + Sync,
     ) {
-        let items = Mutex::new(items.into_iter());
+        let items = items.into_iter();
+        if self.workers.is_empty() || items.size_hint().1.is_some_and(|most| most <= 1) {
+            return items.for_each(|item| work(0, item));
+        }
+        let items = Mutex::new(items);
         self.broadcast(&|thread| {
             loop {
                 // Not a `while let`: the guard must be gone before the work begins.

@@ -183,7 +183,7 @@ impl RandomModel {
             offset = end;
         }
         let mut header = Value::Object(header).to_string();
-        while header.len() % 8 != 0 {
+        while !header.len().is_multiple_of(8) {
             header.push(' ');
         }
         let mut file = File::create(path)?;

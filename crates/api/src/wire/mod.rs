@@ -1,7 +1,7 @@
 //! The JSON that goes over the wire, in OpenAI's shapes. Data only: no logic, no defaults, no validation.
 //!
 //! Answers are serialized from these types. Requests are *described* by them (for the OpenAPI document) and *read* by
-//! [`crate::validate`], which can name the field that is wrong; a test holds the two together, field by field.
+//! `validate`, which can name the field that is wrong; a test holds the two together, field by field.
 
 pub mod chat;
 pub mod completions;

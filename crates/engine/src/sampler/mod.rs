@@ -3,7 +3,7 @@
 //! Knows one row at a time, never the batch; with [`random`] a pure function of the row and the [`SampleSpec`].
 //! Invariant: what is drawn has a finite logit after every edit.
 //!
-//! Order: bias, bans, repetition, frequency and presence penalty; then greedy, or temperature, min-p, top-k, top-p
+//! Order: bias, repetition, frequency and presence penalty, bans; then greedy, or temperature, min-p, top-k, top-p
 //! (each over what the one before left, as vLLM does). Log-probabilities are the model's own, before all of that.
 //!
 //! The vocabulary has 201088 tokens, so nothing sorts it. Filters look at the tokens within some distance below the
@@ -58,30 +58,16 @@ pub fn sample(
     let candidates: &[f32] = if edited { buffer } else { logits };
 
     let best = argmax(isa, candidates);
-    match candidates[best] {
-        f32::NEG_INFINITY => return Err(StepError::NothingToSample { seq: spec.seq.0 }),
-        largest if !largest.is_finite() => {
-            return Err(StepError::NonFiniteLogits {
-                seq: spec.seq.0,
-                token: best as u32,
-            });
-        }
-        _ => {}
+    if candidates[best] == f32::NEG_INFINITY {
+        return Err(StepError::NothingToSample { seq: spec.seq.0 });
     }
-    // Written so that a temperature that is not a number is greedy too.
-    let token = if !(params.temperature >= MIN_TEMPERATURE) {
-        best as u32
-    } else {
+    // A temperature that is not a number is greedy too.
+    let token = if params.temperature >= MIN_TEMPERATURE {
         let uniform = random::uniform(params.seed, spec.choice, spec.output_len);
-        draw(
-            isa,
-            candidates,
-            candidates[best],
-            params,
-            uniform,
-            kept,
-            weights,
-        )
+        let largest = candidates[best];
+        draw(isa, candidates, largest, params, uniform, kept, weights)
+    } else {
+        best as u32
     };
     let logprobs = params
         .logprobs
@@ -109,7 +95,7 @@ fn check_finite(logits: &[f32], spec: &SampleSpec) -> Result<(), StepError> {
     })
 }
 
-/// Writes the row with bias, bans and penalties applied to `scratch.edited`; false if there are none.
+/// Writes the row with bias, penalties and bans applied to `scratch.edited`; false if there are none.
 fn edit(logits: &[f32], spec: &SampleSpec, scratch: &mut Scratch) -> Result<bool, StepError> {
     let params = &spec.params;
     let banned = spec.banned.as_deref().unwrap_or_default();
@@ -121,12 +107,7 @@ fn edit(logits: &[f32], spec: &SampleSpec, scratch: &mut Scratch) -> Result<bool
     edited.extend_from_slice(logits);
     for &(token, bias) in &params.logit_bias {
         if let Some(logit) = edited.get_mut(token as usize) {
-            *logit += bias;
-        }
-    }
-    for &token in banned {
-        if let Some(logit) = edited.get_mut(token as usize) {
-            *logit = f32::NEG_INFINITY;
+            *logit = saturate(*logit + bias);
         }
     }
     if params.needs_history() {
@@ -143,21 +124,35 @@ fn edit(logits: &[f32], spec: &SampleSpec, scratch: &mut Scratch) -> Result<bool
         if params.repetition_penalty != 1.0 {
             for_each_distinct(&history.tokens, &mut scratch.tokens, |token, _| {
                 if let Some(logit) = edited.get_mut(token as usize) {
-                    *logit = match *logit > 0.0 {
+                    *logit = saturate(match *logit > 0.0 {
                         true => *logit / params.repetition_penalty,
                         false => *logit * params.repetition_penalty,
-                    };
+                    });
                 }
             });
         }
         let output = &history.tokens[history.prompt_len..];
         for_each_distinct(output, &mut scratch.tokens, |token, count| {
             if let Some(logit) = edited.get_mut(token as usize) {
-                *logit -= params.frequency_penalty * count as f32 + params.presence_penalty;
+                let penalty = params.frequency_penalty * count as f32 + params.presence_penalty;
+                *logit = saturate(*logit - penalty);
             }
         });
     }
+    for &token in banned {
+        if let Some(logit) = edited.get_mut(token as usize) {
+            *logit = f32::NEG_INFINITY;
+        }
+    }
     Ok(true)
+}
+
+/// Keeps edited logits finite: one request's extreme parameters must not fail the step for all others.
+fn saturate(logit: f32) -> f32 {
+    match logit.is_nan() {
+        true => f32::MIN,
+        false => logit.clamp(f32::MIN, f32::MAX),
+    }
 }
 
 /// Calls `each(token, occurrences)` once per distinct token.

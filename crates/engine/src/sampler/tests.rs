@@ -323,11 +323,6 @@ fn what_cannot_be_sampled_is_an_error_that_names_the_sequence() {
         error(&[0.0, 1.0], &all),
         StepError::NothingToSample { seq: 3 }
     );
-    let infinite = spec(|p| p.logit_bias = vec![(1, f32::INFINITY)]);
-    assert_eq!(
-        error(&[0.0, 1.0], &infinite),
-        StepError::NonFiniteLogits { seq: 3, token: 1 }
-    );
     let penalized = spec(|p| p.presence_penalty = 1.0);
     assert!(matches!(
         error(&[0.0, 1.0], &penalized),
@@ -342,4 +337,29 @@ fn banned_tokens_are_never_drawn_at_temperature_1() {
     let counts = frequencies(&LOGITS, spec, 5000);
     assert_eq!((counts[5], counts[1]), (0, 0));
     assert!(counts[10] > 0);
+}
+
+#[test]
+fn extreme_parameters_saturate_instead_of_failing_the_step() {
+    let greedy = |change: fn(&mut SamplingParams)| {
+        let mut spec = spec(|p| {
+            p.temperature = 0.0;
+            change(p);
+        });
+        spec.history = Some(History {
+            tokens: vec![0, 1, 1],
+            prompt_len: 0,
+        });
+        token(&[0.0, 1.0, -1.0], &spec)
+    };
+    assert_eq!(greedy(|p| p.logit_bias = vec![(2, f32::INFINITY)]), 2);
+    assert_eq!(
+        greedy(|p| p.logit_bias = vec![(1, f32::NEG_INFINITY), (0, f32::NAN)]),
+        2
+    );
+    assert_eq!(greedy(|p| p.repetition_penalty = 0.0), 1);
+    assert_eq!(greedy(|p| p.frequency_penalty = f32::MAX), 2);
+    let hot =
+        spec(|p| (p.temperature, p.top_p, p.logit_bias) = (f32::MAX, 0.5, vec![(0, f32::MAX)]));
+    assert_eq!(token(&[0.0, 1.0], &hot), 0);
 }

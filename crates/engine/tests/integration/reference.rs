@@ -4,7 +4,8 @@
 //! files are read with the `safetensors` crate and every formula is written out.
 //! Sources: openai/gpt-oss `gpt_oss/torch/model.py` and `weights.py`; OCP Microscaling Formats specification 1.0 (MXFP4);
 //! YaRN: arXiv 2309.00071, section 3.
-//! Keys and values are rounded to bf16, the storage format of the engine's cache, so that the rest can be compared closely.
+//! Keys and values can be rounded to bf16, the storage format of the engine's cache, so that the rest can be compared
+//! closely.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -19,40 +20,54 @@ pub struct Reference {
     config: Value,
     /// Raw bytes by tensor name.
     tensors: HashMap<String, Vec<u8>>,
+    /// Whether keys and values are rounded to bf16.
+    pub rounds_kv: bool,
 }
 
 type Rows = Vec<Vec<f64>>;
 
 impl Reference {
     pub fn open(dir: &Path) -> Self {
-        let config =
-            serde_json::from_slice(&std::fs::read(dir.join("config.json")).unwrap()).unwrap();
+        let config = std::fs::read_to_string(dir.join("config.json")).unwrap();
+        let files = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let files = files.filter(|path| path.extension().is_some_and(|kind| kind == "safetensors"));
+        Self::new(&config, files.map(|path| std::fs::read(path).unwrap()))
+    }
+
+    pub fn new(config: &str, files: impl Iterator<Item = Vec<u8>>) -> Self {
         let mut tensors = HashMap::new();
-        for entry in std::fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "safetensors")
-            {
-                let bytes = std::fs::read(path).unwrap();
-                let file = SafeTensors::deserialize(&bytes).unwrap();
-                tensors.extend(
-                    file.iter()
-                        .map(|(name, view)| (name.to_owned(), view.data().to_vec())),
-                );
-            }
+        for bytes in files {
+            let file = SafeTensors::deserialize(&bytes).unwrap();
+            let named = file
+                .iter()
+                .map(|(name, view)| (name.to_owned(), view.data().to_vec()));
+            tensors.extend(named);
         }
-        Self { config, tensors }
+        Self {
+            config: serde_json::from_str(config).unwrap(),
+            tensors,
+            rounds_kv: true,
+        }
     }
 
     /// Logits after every token, `[tokens.len(), vocab_size]`.
     pub fn logits(&self, tokens: &[u32]) -> Rows {
+        self.project(&self.residual(tokens))
+    }
+
+    /// Logits after the last token, `[vocab_size]`.
+    pub fn last_logits(&self, tokens: &[u32]) -> Vec<f64> {
+        let last = self.residual(tokens).split_off(tokens.len() - 1);
+        self.project(&last).remove(0)
+    }
+
+    fn residual(&self, tokens: &[u32]) -> Rows {
         let hidden = self.count("hidden_size");
-        let embedding = self.bf16("model.embed_tokens.weight");
-        let mut x: Rows = tokens
-            .iter()
-            .map(|token| embedding[*token as usize * hidden..][..hidden].to_vec())
-            .collect();
+        let embedding = &self.tensors["model.embed_tokens.weight"];
+        let row = |token: &u32| widen(&embedding[*token as usize * 2 * hidden..][..2 * hidden]);
+        let mut x: Rows = tokens.iter().map(row).collect();
         for layer in 0..self.count("num_hidden_layers") {
             let name = |suffix: &str| format!("model.layers.{layer}.{suffix}");
             let normed = self.norm(&x, &name("input_layernorm.weight"));
@@ -60,11 +75,18 @@ impl Reference {
             let normed = self.norm(&x, &name("post_attention_layernorm.weight"));
             add(&mut x, &self.mlp(&normed, layer));
         }
-        let x = self.norm(&x, "model.norm.weight");
-        let head = self.bf16("lm_head.weight");
-        x.iter()
-            .map(|x| head.chunks_exact(hidden).map(|row| dot(row, x)).collect())
-            .collect()
+        x
+    }
+
+    fn project(&self, x: &Rows) -> Rows {
+        let hidden = self.count("hidden_size");
+        let x = self.norm(x, "model.norm.weight");
+        let head = &self.tensors["lm_head.weight"];
+        let logits = |x: &Vec<f64>| {
+            let rows = head.chunks_exact(2 * hidden);
+            rows.map(|row| dot(&widen(row), x)).collect()
+        };
+        x.iter().map(logits).collect()
     }
 
     fn attention(&self, x: &Rows, layer: usize) -> Rows {
@@ -78,8 +100,11 @@ impl Reference {
             usize::MAX
         };
         let q = self.rotate(self.linear(x, &name("q_proj")));
-        let k = round_bf16(self.rotate(self.linear(x, &name("k_proj"))));
-        let v = round_bf16(self.linear(x, &name("v_proj")));
+        let mut k = self.rotate(self.linear(x, &name("k_proj")));
+        let mut v = self.linear(x, &name("v_proj"));
+        if self.rounds_kv {
+            (k, v) = (round_bf16(k), round_bf16(v));
+        }
         let sinks = self.bf16(&name("sinks"));
         let head_of =
             |row: &[f64], head: usize| row[head * HEAD_DIM..(head + 1) * HEAD_DIM].to_vec();
@@ -229,17 +254,19 @@ impl Reference {
     }
 
     fn bf16(&self, name: &str) -> Vec<f64> {
-        let widen = |pair: &[u8]| {
-            f64::from(f32::from_bits(
-                u32::from(u16::from_le_bytes([pair[0], pair[1]])) << 16,
-            ))
-        };
-        self.tensors[name].chunks_exact(2).map(widen).collect()
+        widen(&self.tensors[name])
     }
 
     fn count(&self, name: &str) -> usize {
         self.config[name].as_u64().unwrap() as usize
     }
+}
+
+/// Little-endian bf16.
+fn widen(bytes: &[u8]) -> Vec<f64> {
+    let pairs = bytes.chunks_exact(2);
+    let bits = pairs.map(|pair| u32::from(u16::from_le_bytes([pair[0], pair[1]])) << 16);
+    bits.map(|bits| f64::from(f32::from_bits(bits))).collect()
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {

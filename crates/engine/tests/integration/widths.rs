@@ -45,13 +45,13 @@ fn check(model: &RandomModel, shard_bytes: u64, prefill: usize, len: usize, tole
 #[test]
 fn small_shape_agrees_with_the_reference() {
     for seed in 1..4 {
-        check(&RandomModel::small(seed), u64::MAX, 37, 53, 2e-3);
+        check(&RandomModel::small(seed), u64::MAX, 37, 53, 5e-3);
     }
 }
 
 #[test]
 fn sharded_files_agree_with_the_reference() {
-    check(&RandomModel::small(5), 100_000, 20, 21, 2e-3);
+    check(&RandomModel::small(5), 100_000, 20, 21, 5e-3);
 }
 
 #[test]
