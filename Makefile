@@ -6,6 +6,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 GOSSAMER := $(TARGET)/release/gossamer
 LOADTEST := $(TARGET)/release/gossamer-loadtest
 VENV := .venv
+# For training and scoring the embedded model: PyTorch, so apart from the small one.
+MODEL_VENV := .venv-model
 # Flags for the server: make run ARGS="--port 9000"
 ARGS ?=
 
@@ -71,6 +73,22 @@ load: build $(LOADTEST) ## Run the load scenarios with their thresholds and the 
 $(LOADTEST):
 	$(CARGO) build --release --locked -p gossamer-loadtest
 
+eval: $(MODEL_VENV)/.installed ## Score the embedded model on held-out items and 1000 samples (makes .venv-model, with PyTorch)
+	cd models/tiny && ../../$(MODEL_VENV)/bin/python eval.py --vocab $(VOCABULARY) --samples 1000
+
+model: $(MODEL_VENV)/.installed ## Train the embedded model anew and put it into models/tiny (about an hour)
+	cd models/tiny && ../../$(MODEL_VENV)/bin/python train.py --vocab $(VOCABULARY) --out build/tiny
+	cd models/tiny && ../../$(MODEL_VENV)/bin/python export.py --out build/tiny --to .
+
+# The vocabulary is in the source of a crate that the workspace depends on; recursive, because fetching comes first.
+VOCABULARY = $(firstword $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src/*/tiktoken-rs-*/assets/o200k_base.tiktoken))
+
+$(MODEL_VENV)/.installed: models/tiny/requirements.txt
+	$(CARGO) fetch --locked
+	$(PYTHON) -m venv $(MODEL_VENV)
+	$(MODEL_VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 clean: ## Remove everything that was built
 	$(CARGO) clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(MODEL_VENV)

@@ -33,6 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         block_size: BLOCK_SIZE,
         kv_cache: KvCacheSize::Blocks(batches.iter().max().unwrap_or(&1) * SEQUENCE_BLOCKS),
         max_model_len: None,
+        kernels: None,
     };
     let start = Instant::now();
     let mut engine = Engine::load(&source, &config)?;

@@ -50,8 +50,8 @@ pub fn banner(
         (
             "compute",
             format!(
-                "CPU, {} kernels, {} threads",
-                info.kernels, info.num_threads
+                "{}, {} kernels, {} threads",
+                info.backend, info.kernels, info.num_threads
             ),
         ),
         (

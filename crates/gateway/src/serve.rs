@@ -77,9 +77,7 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     let executor = load(config)?;
     let engine = executor.info().clone();
     let weight_bytes = usize::try_from(engine.weight_bytes).unwrap_or(usize::MAX);
-    metrics
-        .engine
-        .loaded(&config.model.name, "cpu", engine.kernels, weight_bytes);
+    metrics.engine.loaded(&config.model.name, engine.backend, engine.kernels, weight_bytes);
 
     let (scheduler, worker) = gossamer_scheduler::start(
         SchedulerConfig {
@@ -197,7 +195,7 @@ fn server_info(config: &Config, engine: &EngineInfo) -> ServerInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         model: config.model.name.clone(),
         architecture: engine.architecture.to_owned(),
-        backend: "cpu".to_owned(),
+        backend: engine.backend.to_owned(),
         kernels: engine.kernels.to_owned(),
         weight_bytes: engine.weight_bytes,
         kv_cache_bytes: engine.kv_cache_bytes,
