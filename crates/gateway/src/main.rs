@@ -6,6 +6,7 @@
 mod banner;
 mod cli;
 mod config;
+mod health;
 mod logging;
 mod memory;
 mod serve;

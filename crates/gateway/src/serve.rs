@@ -6,26 +6,19 @@
 
 use std::io::Write;
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::time::Duration;
 
 use gossamer_api::{ApiConfig, AppState, PromptDate, ServerConfig, ServerInfo};
 use gossamer_engine::{Engine, EngineConfig, EngineInfo, KvCacheSize, LoadError, ModelSource};
 use gossamer_metrics::Metrics;
-use gossamer_scheduler::{
-    NewRequest, SamplingParams, SchedulerConfig, SchedulerHandle, StopConditions, SubmitError,
-    TokenEvent, Worker,
-};
+use gossamer_scheduler::{SchedulerConfig, SchedulerHandle, Worker};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use crate::banner::banner;
 use crate::config::{Config, Model};
-use crate::{logging, memory};
+use crate::{health, logging, memory};
 
-/// How often the engine's state is looked at.
-const WATCH: Duration = Duration::from_secs(1);
 /// How long the first token may take.
 const WARM_UP: Duration = Duration::from_secs(600);
 /// How long answers may take to reach their clients once the last token is drawn.
@@ -77,7 +70,12 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     let executor = load(config)?;
     let engine = executor.info().clone();
     let weight_bytes = usize::try_from(engine.weight_bytes).unwrap_or(usize::MAX);
-    metrics.engine.loaded(&config.model.name, engine.backend, engine.kernels, weight_bytes);
+    metrics.engine.loaded(
+        &config.model.name,
+        engine.backend,
+        engine.kernels,
+        weight_bytes,
+    );
 
     let (scheduler, worker) = gossamer_scheduler::start(
         SchedulerConfig {
@@ -97,14 +95,16 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     runtime.block_on(async {
         // From here on, so that a signal during the warm-up is not lost.
         let signals = Signals::new()?;
-        tokio::time::timeout(WARM_UP, warm_up(&scheduler))
-            .await
-            .unwrap_or_else(|_| {
-                Err(ServeError::WarmUp(format!(
+        // One token through everything below HTTP, so that whoever reaches the server finds it ready.
+        match tokio::time::timeout(WARM_UP, health::probe(&scheduler)).await {
+            Ok(answered) => answered.map_err(|error| ServeError::WarmUp(error.to_string()))?,
+            Err(_) => {
+                return Err(ServeError::WarmUp(format!(
                     "not within {} s",
                     WARM_UP.as_secs()
-                )))
-            })?;
+                )));
+            }
+        }
         let longest = scheduler.max_sequence_len();
         let text = banner(config, &engine, scheduler.capacity(), longest, address);
         // A closed standard output is no reason not to serve.
@@ -202,37 +202,6 @@ fn server_info(config: &Config, engine: &EngineInfo) -> ServerInfo {
     }
 }
 
-/// One token through everything below HTTP, so that whoever reaches the server finds it ready.
-async fn warm_up(scheduler: &SchedulerHandle) -> Result<(), ServeError> {
-    probe(scheduler).await.map_err(ServeError::WarmUp)
-}
-
-/// Draws one token. The error says why there was none.
-async fn probe(scheduler: &SchedulerHandle) -> Result<(), String> {
-    let request = NewRequest {
-        prompt: vec![0],
-        n: 1,
-        sampling: Arc::new(SamplingParams::greedy()),
-        stop: StopConditions {
-            stop_token_ids: Arc::new([]),
-            max_tokens: 1,
-            min_tokens: 0,
-        },
-        cache_salt: 0,
-    };
-    let mut tokens = scheduler
-        .submit(request)
-        .map_err(|error| error.to_string())?;
-    loop {
-        match tokens.next().await {
-            Some(TokenEvent::Finished(_)) => return Ok(()),
-            Some(TokenEvent::Failed(error)) => return Err(error.to_string()),
-            Some(_) => {}
-            None => return Err("the stream ended early".to_owned()),
-        }
-    }
-}
-
 /// Serves, waits for the first reason to stop, and stops.
 async fn run(
     config: &Config,
@@ -245,12 +214,12 @@ async fn run(
     let server = gossamer_api::serve(listener, &server_config(config), state)?;
     let http = server.handle();
     let mut server = tokio::spawn(server);
-    let mut worker = watch_worker(worker);
+    let mut worker = health::end_of(worker);
 
     let reason = tokio::select! {
         name = signals.next() => Reason::Signal(name),
         ended = &mut worker => Reason::Failed(ServeError::Engine(ended.unwrap_or_default())),
-        why = unusable(&scheduler) => Reason::Failed(ServeError::Engine(why)),
+        why = health::unusable(&scheduler) => Reason::Failed(ServeError::Engine(why)),
         ended = &mut server => Reason::Failed(ServeError::Io(match ended {
             Ok(Err(error)) => error,
             _ => std::io::Error::other("it ended by itself"),
@@ -297,38 +266,6 @@ async fn run(
 enum Reason {
     Signal(&'static str),
     Failed(ServeError),
-}
-
-/// Waits for the worker on a thread of its own; what it ended with arrives here.
-fn watch_worker(worker: Worker) -> oneshot::Receiver<String> {
-    let (sender, receiver) = oneshot::channel();
-    std::thread::spawn(move || {
-        let message = worker.join().map_or_else(
-            |error| error.to_string(),
-            |()| "the worker ended".to_owned(),
-        );
-        // An error means that nobody waits any more.
-        let _ = sender.send(message);
-    });
-    receiver
-}
-
-/// Resolves when the engine will never answer again. A step that failed once is tried again with a probe.
-async fn unusable(scheduler: &SchedulerHandle) -> String {
-    loop {
-        tokio::time::sleep(WATCH).await;
-        if scheduler.is_ready() {
-            continue;
-        }
-        warn!("the engine is not ready, trying it");
-        match probe(scheduler).await {
-            Ok(()) => info!("the engine is ready again"),
-            Err(why) if why == SubmitError::ShuttingDown.to_string() => {
-                return "it failed fatally, see the log above".to_owned();
-            }
-            Err(why) => warn!(why, "the engine did not answer"),
-        }
-    }
 }
 
 /// SIGTERM and SIGINT.

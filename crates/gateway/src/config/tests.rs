@@ -222,10 +222,16 @@ fn the_committed_file_holds_every_key_at_its_default() {
         std::fs::write(&path, &expected).unwrap();
     }
     let text = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(
-        text, expected,
-        "run `UPDATE=1 cargo test -p gossamer-gateway` to rewrite it"
-    );
+    // Line by line: the whole file twice is no readable message.
+    for (number, (found, wanted)) in text.lines().zip(expected.lines()).enumerate() {
+        assert_eq!(
+            found,
+            wanted,
+            "line {}; `make config` rewrites it",
+            number + 1
+        );
+    }
+    assert_eq!(text.len(), expected.len(), "`make config` rewrites it");
 
     let mut raw = RawConfig::defaults();
     raw.read_file(&path).unwrap();
