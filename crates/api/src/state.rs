@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use gossamer_harmony::Tokenizer;
 use gossamer_metrics::Metrics;
 use gossamer_scheduler::SchedulerHandle;
 
@@ -83,6 +84,8 @@ impl AppState {
         config: ApiConfig,
         info: ServerInfo,
     ) -> Self {
+        // Built on first use, which takes a while: now, and not under the first request.
+        Tokenizer::get();
         Self {
             scheduler,
             metrics,

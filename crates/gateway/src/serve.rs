@@ -105,18 +105,18 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
                 )));
             }
         }
-        let longest = scheduler.max_sequence_len();
-        let text = banner(config, &engine, scheduler.capacity(), longest, address);
-        // A closed standard output is no reason not to serve.
-        let _ = std::io::stdout().write_all(text.as_bytes());
-        info!(%address, model = config.model.name, "serving");
-
         let state = AppState::new(
             scheduler.clone(),
             metrics,
             api_config(config),
             server_info(config, &engine),
         );
+        let longest = scheduler.max_sequence_len();
+        let text = banner(config, &engine, scheduler.capacity(), longest, address);
+        // A closed standard output is no reason not to serve.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+        info!(%address, model = config.model.name, "serving");
+
         run(config, listener, state, scheduler, worker, signals).await
     })
 }
