@@ -100,18 +100,16 @@ async fn run_all(matches: &clap::ArgMatches) -> Result<bool, String> {
             good = false;
         }
     }
-    if let [first, .., last] = reports.as_slice() {
+    if let (Some(needed), [first, .., last]) =
+        (matches.get_one::<f64>("min-ratio"), reports.as_slice())
+    {
         let ratio = last.tokens_per_s / first.tokens_per_s;
         println!(
             "{} makes {ratio:.2} times the tokens per second of {}",
             last.scenario, first.scenario
         );
-        let needed = matches.get_one::<f64>("min-ratio");
-        if needed.is_some_and(|needed| ratio.is_nan() || ratio < *needed) {
-            println!(
-                "FAILED: the ratio must be at least {}",
-                needed.unwrap_or(&0.0)
-            );
+        if ratio.is_nan() || ratio < *needed {
+            println!("FAILED: the ratio must be at least {needed}");
             good = false;
         }
     }

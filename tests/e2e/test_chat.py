@@ -20,6 +20,8 @@ WEATHER = {
 
 def ask(client, text, **more):
     more.setdefault("temperature", 0)
+    # A bound for the day on which the model would rather go on for ever.
+    more.setdefault("max_completion_tokens", 400)
     return client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": text}], **more)
 
 

@@ -85,7 +85,7 @@ impl AppState {
         info: ServerInfo,
     ) -> Self {
         // Built on first use, which takes a while: now, and not under the first request.
-        Tokenizer::get();
+        let _ = Tokenizer::get();
         Self {
             scheduler,
             metrics,
