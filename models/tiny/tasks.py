@@ -334,7 +334,7 @@ def beyond(rng: Random) -> Item:
 
 # Generator and weight of each plain task. Short facts need many repetitions, copying needs few.
 TASKS = {
-    "fact": (fact, 26), "greeting": (greeting, 9), "arithmetic": (arithmetic, 20), "repeat": (repeat, 9),
-    "list": (listing, 8), "scripts": (scripts, 14), "json": (json_answer, 8), "memory": (memory, 3), "remember": (remember, 1),
-    "count": (counting, 3), "beyond": (beyond, 6),
+    "fact": (fact, 28), "greeting": (greeting, 9), "arithmetic": (arithmetic, 20), "repeat": (repeat, 26),
+    "list": (listing, 8), "scripts": (scripts, 24), "json": (json_answer, 8), "memory": (memory, 3), "remember": (remember, 1),
+    "count": (counting, 7), "beyond": (beyond, 10),
 }  # fmt: skip
