@@ -26,7 +26,7 @@ build: ## Build the release binary, target/release/gossamer
 test: test-rust test-e2e ## Run every test: Rust's, then end-to-end over the real binary with the OpenAI SDK
 
 test-rust: ## Run unit, property, parity and API tests
-	$(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked --no-fail-fast
 
 test-e2e: build $(VENV)/.installed ## Run the end-to-end tests (makes .venv)
 	E2E_BINARY=$(GOSSAMER) $(VENV)/bin/python -m pytest tests/e2e

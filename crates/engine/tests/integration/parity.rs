@@ -63,7 +63,8 @@ fn logits_after_the_prompt_agree() {
 }
 
 /// The slow reference bridges the two: with exact keys and values it is transformers, with rounded ones the engine, on
-/// every logit of the vocabulary.
+/// every logit of the vocabulary. An f32 and an f64 sum can round to neighbouring bf16 values, hence the tolerance; it is
+/// relative beyond 20, because the logits of untrained tokens are hundreds below zero.
 #[test]
 fn the_slow_reference_agrees_with_both() {
     let model = gossamer_engine::tiny();
@@ -89,10 +90,10 @@ fn the_slow_reference_agrees_with_both() {
         let differences = logits
             .iter()
             .zip(expected)
-            .map(|(a, b)| (f64::from(*a) - b).abs());
+            .map(|(a, b)| (f64::from(*a) - b).abs() / b.abs().max(20.0));
         let worst = differences.fold(0.0, f64::max);
-        println!("{name}: the engine's logits within {worst:.5} of the reference's");
-        assert!(worst < 0.05, "{name}: off by {worst}");
+        println!("{name}: the engine's logits within {worst:.6} of the reference's");
+        assert!(worst < 0.0025, "{name}: off by {worst}");
     }
 }
 
