@@ -151,9 +151,6 @@ def arithmetic(rng: Random) -> Item:
 REPEAT_PHRASES = ["Repeat after me: {t}", "Repeat: {t}", "Say: {t}", "Please repeat: {t}", "Say exactly this: {t}", "Echo: {t}", 'Repeat after me: "{t}"', 'Say "{t}"', "Repeat this text: {t}", "Repeat the following:\n{t}"]
 
 
-CAPITALIZED = 0.25  # share of the texts to repeat that begin with a capital; a last phase of training raises it
-
-
 def repeat(rng: Random) -> Item:
     count = rng.choice([1, 2, 2, 3, 3, 4, 5, 6, 7, 8, 10, 12]) if rng.random() < 0.93 else rng.randrange(13, 30)
     words = [rng.choice(WORDS) for _ in range(count)]
@@ -161,7 +158,7 @@ def repeat(rng: Random) -> Item:
         if rng.random() < 0.08:
             words[i] = rng.choice([rng.choice(CITIES), rng.choice(NAMES), str(rng.randrange(100))])
     text = " ".join(words)
-    if rng.random() < CAPITALIZED:
+    if rng.random() < 0.25:
         text = text[0].upper() + text[1:]
     if rng.random() < 0.2:
         text += rng.choice(".!?")
@@ -337,7 +334,7 @@ def beyond(rng: Random) -> Item:
 
 # Generator and weight of each plain task. Short facts need many repetitions, copying needs few.
 TASKS = {
-    "fact": (fact, 28), "greeting": (greeting, 9), "arithmetic": (arithmetic, 20), "repeat": (repeat, 34),
+    "fact": (fact, 28), "greeting": (greeting, 9), "arithmetic": (arithmetic, 20), "repeat": (repeat, 26),
     "list": (listing, 8), "scripts": (scripts, 24), "json": (json_answer, 8), "memory": (memory, 3), "remember": (remember, 1),
     "count": (counting, 7), "beyond": (beyond, 10),
 }  # fmt: skip

@@ -21,7 +21,6 @@ import torch.nn.functional as F
 import data
 import export
 import harmony_text
-import tasks
 from model import GptOss, Shape
 
 WARMUP = 60  # steps
@@ -137,7 +136,6 @@ def arguments() -> argparse.Namespace:
     args.add_argument("--budget", type=int, default=1400, help="tokens of a step and worker")
     args.add_argument("--seed", type=int, default=7)
     args.add_argument("--workers", type=int, default=2, help="processes with one thread each")
-    args.add_argument("--capitals", type=float, default=tasks.CAPITALIZED, help="share of the texts to repeat that begin with a capital")
     args.add_argument("--save-every", type=int, default=50, help="steps between checkpoints")
     args.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     return args.parse_args()
@@ -154,7 +152,6 @@ def main():
 def work(rank: int, a: argparse.Namespace, meeting: str):
     """One worker: its own batches, gradients averaged over all. Worker 0 prints and saves."""
     torch.set_num_threads(1)
-    tasks.CAPITALIZED = a.capitals
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=a.workers)
     torch.manual_seed(a.seed)
     renderer = harmony_text.Renderer(harmony_text.load_encoding(a.vocab))
