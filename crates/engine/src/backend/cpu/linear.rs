@@ -25,8 +25,8 @@ struct Distinct {
     /// bf16, `[rows, inputs]`.
     rows: Vec<u8>,
     num_rows: usize,
-    /// For each output, its row above.
-    row_of: Vec<u32>,
+    /// How many neighbouring outputs each row above stands for, in order.
+    repeats: Vec<u32>,
 }
 
 impl CpuLinear {
@@ -60,13 +60,13 @@ impl CpuLinear {
         self.bias.as_ref().map(|bias| Bf16Slice::new(bias.bytes()))
     }
 
-    /// Where most rows repeat: the distinct ones, and which of them each output is.
+    /// Where most rows repeat: the distinct ones, and for how many neighbouring outputs each stands.
     pub fn distinct(&self) -> Option<(Bf16Matrix<'_>, &[u32])> {
         let distinct = self.distinct.as_ref()?;
         let rows = Bf16Slice::new(&distinct.rows);
         Some((
             Bf16Matrix::new(rows, distinct.num_rows, self.inputs),
-            &distinct.row_of,
+            &distinct.repeats,
         ))
     }
 }
@@ -74,7 +74,7 @@ impl CpuLinear {
 impl Distinct {
     fn find(weight: &Weight) -> Option<Self> {
         let num_rows = weight.shape()[0];
-        let repeats = |row: &usize| weight.entry(*row) == weight.entry(*row - 1);
+        let repeats = |row: &usize| *row > 0 && weight.entry(*row) == weight.entry(*row - 1);
         // Reading every row of a large file at start would be no favour: a probe decides.
         let probes = (1..num_rows).step_by(num_rows.div_ceil(PROBES).max(1));
         if 2 * probes.clone().filter(repeats).count() <= probes.count() {
@@ -83,14 +83,17 @@ impl Distinct {
         let mut distinct = Self {
             rows: Vec::new(),
             num_rows: 0,
-            row_of: Vec::with_capacity(num_rows),
+            repeats: Vec::new(),
         };
         for row in 0..num_rows {
-            if row == 0 || !repeats(&row) {
-                distinct.rows.extend_from_slice(weight.entry(row));
-                distinct.num_rows += 1;
+            match distinct.repeats.last_mut().filter(|_| repeats(&row)) {
+                Some(count) => *count += 1,
+                None => {
+                    distinct.rows.extend_from_slice(weight.entry(row));
+                    distinct.num_rows += 1;
+                    distinct.repeats.push(1);
+                }
             }
-            distinct.row_of.push(distinct.num_rows as u32 - 1);
         }
         Some(distinct)
     }
