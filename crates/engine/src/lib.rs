@@ -1,6 +1,6 @@
 //! GPT-OSS over packed ragged batches and a paged KV cache: token ids in, token ids out.
 //!
-//! Implements [`gossamer_scheduler::Executor`]. A plan becomes a [`Step`]; [`GptOss`] runs it on a [`Backend`]; the
+//! Implements [`gossamer_scheduler::Executor`]. A plan becomes a `Step`; `GptOss` runs it on a `Backend`; the
 //! sampler draws. Does not know: text, HTTP, users, fairness, time. Which device runs is decided in `backend/`, and
 //! nothing outside that folder names one, but for the loading in `executor.rs`.
 
