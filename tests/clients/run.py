@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -203,14 +204,14 @@ def readme_table(results):
         topics = topics_of(tests)
         marks = " | ".join("yes" if topic in topics else "no" for topic in TOPICS)
         lines.append(f"| {suite.client} | {version_of(suite)} | {marks} | `{suite.configure}` |")
-    return "\n".join(lines)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def check_readme(results):
     """The table in the README is what ran; with UPDATE=1 it is written first."""
     readme = ROOT / "README.md"
     text = readme.read_text()
-    parts = re.split(r"(<!-- clients: made by `UPDATE=1 make test-clients` -->\n)(.*?)(\n<!-- /clients -->)", text, flags=re.DOTALL)
+    parts = re.split(r"(<!-- clients: made by `UPDATE=1 make test-clients` -->\n)(.*?)(<!-- /clients -->)", text, flags=re.DOTALL)
     if len(parts) != 5:
         raise Failure("README.md has no place for the table of clients")
     table = readme_table(results)
@@ -231,6 +232,8 @@ def main():
         parser.error(f"no such suite: {', '.join(sorted(unknown))}")
     chosen = [suite for suite in SUITES if not arguments.suites or suite.folder in arguments.suites]
     CACHE.mkdir(exist_ok=True)
+    # Leaves by the `with` below, which stops the server.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
     os.environ["E2E_BINARY"] = arguments.binary
     sys.path.insert(0, str(ROOT / "tests" / "e2e"))
