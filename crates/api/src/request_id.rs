@@ -108,8 +108,9 @@ struct Framing {
     old: bool,
     /// The dispatcher takes everything that follows for the body, and announces chunks that it does not write.
     upgrade: bool,
-    /// The dispatcher would read a body that nobody wants to its end, however far that is.
-    chunked: bool,
+    /// There is a body. One that nobody wants ends the connection: the dispatcher would read chunks to their end, however
+    /// far that is.
+    body: bool,
 }
 
 impl Framing {
@@ -120,7 +121,8 @@ impl Framing {
             context: Rc::clone(context),
             old: request.version() < Version::HTTP_11,
             upgrade: headers.contains_key(header::UPGRADE) || request.method() == Method::CONNECT,
-            chunked: headers.contains_key(header::TRANSFER_ENCODING),
+            body: headers.contains_key(header::TRANSFER_ENCODING)
+                || (headers.get(header::CONTENT_LENGTH)).is_some_and(|length| length != "0"),
         }
     }
 
@@ -131,7 +133,7 @@ impl Framing {
             head.no_chunking(true);
             head.set_connection_type(ConnectionType::Close);
         }
-        if self.upgrade || (self.chunked && !self.context.body_read.get()) {
+        if self.upgrade || (self.body && !self.context.body_read.get()) {
             head.set_connection_type(ConnectionType::Close);
             if let Some(activity) = &self.activity {
                 activity.close();
@@ -306,6 +308,31 @@ mod tests {
         for bad in [&b""[..], b"a b", b"a\tb", b"a\"b", b"\xff", &[b'a'; 129]] {
             assert_eq!(check(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_panic_is_an_answer_with_an_id() {
+        use actix_web::{App, middleware::from_fn, rt::System, test, web};
+
+        async fn panics() -> &'static str {
+            panic!("a bug")
+        }
+        System::new().block_on(async {
+            let app = App::new().route("/", web::get().to(panics));
+            let service = test::init_service(app.wrap(from_fn(track))).await;
+            let request = test::TestRequest::get().insert_header((REQUEST_ID, "my-id"));
+            let error = test::try_call_service(&service, request.to_request()).await;
+            let answer = error.err().expect("an error").error_response();
+            assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            let id = answer.headers().get(REQUEST_ID);
+            assert_eq!(id.and_then(|id| id.to_str().ok()), Some("my-id"));
+            let body = actix_web::body::to_bytes(answer.into_body()).await;
+            let body = String::from_utf8(body.unwrap_or_default().to_vec()).expect("text");
+            assert!(
+                body.contains("internal_error") && !body.contains("a bug"),
+                "{body}"
+            );
+        });
     }
 
     #[test]

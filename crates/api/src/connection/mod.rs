@@ -7,7 +7,8 @@
 //!   is read first;
 //! - it says `100 Continue` before anybody has looked at the request; here when a handler wants the body;
 //! - it takes the end of the input for the end of the client also when that is a malformed second request; here only a
-//!   client that is gone cancels what runs.
+//!   client that is gone cancels what runs. The price is the same: one that closes its sending half looks like one that is
+//!   gone, and gets an answer only if that is ready by then.
 //!
 //! Knows bytes, not requests; what it must know of them is in [`Activity`]. Invariant: bytes pass unchanged, but for the
 //! dispatcher's own answers.
@@ -58,7 +59,9 @@ pub(crate) struct Connection {
     outgoing: Vec<u8>,
     /// The client will send nothing more, or is not listened to any more.
     ended: bool,
+    /// An answer of ours is the last one.
     refused: bool,
+    /// Nothing was read yet, nor waited for.
     first: bool,
     _open: OpenConnection,
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use actix_web::HttpRequest;
 use actix_web::http::header;
 use actix_web::web::{self, Bytes, BytesMut};
-use futures_util::{FutureExt, StreamExt};
+use futures_util::StreamExt;
 
 use crate::connection::Activity;
 use crate::error::{ApiError, ErrorCode};
@@ -131,10 +131,6 @@ async fn collect(
             .with_retry_after(config.retry_after));
         }
         bytes.extend_from_slice(&chunk);
-    }
-    if len.is_some() {
-        // Its end is known to the dispatcher only when it was asked for.
-        let _ = payload.next().now_or_never();
     }
     Ok(Body {
         bytes: bytes.freeze(),
