@@ -48,7 +48,7 @@ pub(crate) async fn create(
     state: Data<AppState>,
 ) -> Result<HttpResponse, ApiError> {
     let context = RequestContext::of(&request);
-    let body = read_body(&request, payload, &state.config).await?;
+    let body = read_body(&request, payload, &state).await?;
     let (job, tools_allowed) = prepare(&state, body, read).await?;
 
     let stream = job.generate.stream;

@@ -564,6 +564,10 @@ fn bodies_that_are_not_json() {
         "{\"a\":\"\\ud800\"}",
         "{\"a\":1e999}",
         "hello",
+        "\u{feff}{}",
+        "{\"a\":\"\0\"}",
+        "{\"a\":01}",
+        "{\"a\":1}{\"b\":2}",
         deep.as_str(),
     ] {
         let headers = [("content-type", "application/json")];
@@ -580,6 +584,20 @@ fn bodies_that_are_not_json() {
         b"{\"a\":\"\xe9\"}",
     );
     assert_eq!(latin1.error(400).code.as_deref(), Some("invalid_json"));
+    // UTF-16, with and without its mark.
+    for body in [&b"\xff\xfe{\0}\0"[..], b"{\0}\0"] {
+        let headers = [("content-type", "application/json")];
+        let error = server.client().request("POST", CHAT, &headers, body);
+        assert_eq!(error.error(400).code.as_deref(), Some("invalid_json"));
+    }
+    refused(
+        &server,
+        CHAT,
+        &chat("a\0b"),
+        400,
+        "invalid_value",
+        "messages[0].content",
+    );
     for body in ["null", "[]", "1", "\"x\""] {
         let error = server
             .client()
