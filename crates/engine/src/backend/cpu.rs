@@ -5,6 +5,7 @@
 //! Invariant: activation buffers come from and return to one pool; a steady load allocates none.
 
 mod buffers;
+mod head;
 mod kv;
 mod linear;
 mod moe;
@@ -28,6 +29,7 @@ use crate::weights::Weight;
 
 use buffers::Buffers;
 pub use buffers::CpuTensor;
+use head::{CpuHead, CpuLogits};
 use kv::CpuKvCache;
 use linear::CpuLinear;
 use moe::MoeScratch;
@@ -176,6 +178,8 @@ impl Backend for Cpu {
     type Embedding = Weight;
     type Norm = CpuNorm;
     type Linear = CpuLinear;
+    type Head = CpuHead;
+    type Logits = CpuLogits;
     type Sinks = Vec<f32>;
     type Experts = ExpertWeights;
 
@@ -193,6 +197,10 @@ impl Backend for Cpu {
         bias: Option<Weight>,
     ) -> Result<CpuLinear, LoadError> {
         Ok(CpuLinear::new(weight, bias))
+    }
+
+    fn load_head(&mut self, weight: Weight) -> Result<CpuHead, LoadError> {
+        Ok(CpuHead::new(weight))
     }
 
     fn load_sinks(&mut self, sinks: Weight) -> Result<Vec<f32>, LoadError> {
@@ -243,21 +251,7 @@ impl Backend for Cpu {
     }
 
     fn linear(&mut self, x: &CpuTensor, linear: &CpuLinear) -> Result<CpuTensor, StepError> {
-        let Some((rows, repeats)) = linear.distinct() else {
-            return Ok(self.multiply(x, linear.matrix(), linear.bias()));
-        };
-        let once = self.multiply(x, rows, None);
-        let mut out = self.tensor(x.rows(), linear.outputs);
-        self.for_row_runs(&mut out, linear.outputs, |first, out| {
-            for (index, mut out) in out.chunks_exact_mut(linear.outputs).enumerate() {
-                for (value, count) in once.row(first + index).iter().zip(repeats) {
-                    // Filled, not gathered one by one: gathering was a third of a step of sixteen sequences.
-                    let run = out.split_off_mut(..*count as usize);
-                    run.into_iter().for_each(|run| run.fill(*value));
-                }
-            }
-        });
-        Ok(out)
+        Ok(self.multiply(x, linear.matrix(), linear.bias()))
     }
 
     fn rope(&mut self, mut heads: CpuTensor, step: &Step<'_>) -> Result<CpuTensor, StepError> {
@@ -366,9 +360,16 @@ impl Backend for Cpu {
         Ok(out)
     }
 
+    fn logits(&mut self, x: &CpuTensor, head: &CpuHead) -> Result<CpuLogits, StepError> {
+        Ok(CpuLogits {
+            values: self.multiply(x, head.matrix(), None),
+            runs: head.runs().cloned(),
+        })
+    }
+
     fn sample(
         &mut self,
-        logits: &CpuTensor,
+        logits: &CpuLogits,
         draws: &[(usize, &SampleSpec)],
     ) -> Result<Vec<SampledToken>, StepError> {
         let (isa, samplers) = (self.isa, &self.samplers);
@@ -388,7 +389,12 @@ impl Backend for Cpu {
             .collect()
     }
 
-    fn to_host(&mut self, x: &CpuTensor) -> Result<Vec<f32>, StepError> {
-        Ok(x.data().to_vec())
+    fn to_host(&mut self, logits: &CpuLogits) -> Result<Vec<f32>, StepError> {
+        let (mut all, mut row) = (Vec::new(), Vec::new());
+        for index in 0..logits.values.rows() {
+            logits.row(index).write_out(&mut row);
+            all.extend_from_slice(&row);
+        }
+        Ok(all)
     }
 }

@@ -1,0 +1,213 @@
+//! One row of logits, as the output projection left it: every token's, or one for each run of equal ones.
+//!
+//! Knows where a token's logit is and how to search and add up, no sampling policy. A model that was trained on a part
+//! of its vocabulary has the same output row for all the rest (see `backend/cpu/head.rs`); for the embedded model that makes
+//! a row forty times shorter. Invariant: results are those of the row written out, sums but for rounding.
+
+use gossamer_kernels::{Isa, argmax, collect_at_least, max, sum_exp, sum_exp_weighted};
+
+/// Logits summed at a time when drawing from the whole vocabulary.
+const SUM_BLOCK: usize = 2048;
+
+/// Sign bit of an f32.
+const SIGN: u32 = 1 << 31;
+
+/// Which neighbouring tokens share a logit.
+pub struct Runs {
+    /// First token of each run, ascending, `[num_runs]`.
+    starts: Vec<u32>,
+    /// Tokens of each run, `[num_runs]`; exact in f32 for every vocabulary.
+    counts: Vec<f32>,
+    /// The run of each token, `[vocab_size]`.
+    run_of: Vec<u32>,
+}
+
+impl Runs {
+    /// Runs of these lengths, one after the other.
+    pub fn new(counts: &[u32]) -> Self {
+        let mut runs = Self {
+            starts: Vec::with_capacity(counts.len()),
+            counts: counts.iter().map(|count| *count as f32).collect(),
+            run_of: Vec::new(),
+        };
+        for (run, count) in counts.iter().enumerate() {
+            runs.starts.push(runs.run_of.len() as u32);
+            let end = runs.run_of.len() + *count as usize;
+            runs.run_of.resize(end, run as u32);
+        }
+        runs
+    }
+
+    /// Tokens of all runs.
+    pub fn num_tokens(&self) -> usize {
+        self.run_of.len()
+    }
+
+    /// Tokens of one run.
+    fn tokens(&self, run: usize) -> std::ops::Range<u32> {
+        let start = self.starts[run];
+        start..start + self.counts[run] as u32
+    }
+}
+
+/// The logits of one position.
+#[derive(Clone, Copy)]
+pub struct Row<'a> {
+    values: &'a [f32],
+    runs: Option<&'a Runs>,
+}
+
+impl<'a> Row<'a> {
+    /// A logit per token, `[vocab_size]`.
+    pub fn whole(logits: &'a [f32]) -> Self {
+        Self {
+            values: logits,
+            runs: None,
+        }
+    }
+
+    /// A logit per run, `[num_runs]`.
+    pub fn of_runs(values: &'a [f32], runs: &'a Runs) -> Self {
+        debug_assert_eq!(values.len(), runs.starts.len());
+        Self {
+            values,
+            runs: Some(runs),
+        }
+    }
+
+    /// Tokens.
+    pub fn len(&self) -> usize {
+        self.runs.map_or(self.values.len(), Runs::num_tokens)
+    }
+
+    /// The logit of a token.
+    pub fn at(&self, token: u32) -> f32 {
+        match self.runs {
+            None => self.values[token as usize],
+            Some(runs) => self.values[runs.run_of[token as usize] as usize],
+        }
+    }
+
+    /// Writes every token's logit to `out`, in place of what it held.
+    pub fn write_out(&self, out: &mut Vec<f32>) {
+        out.clear();
+        match self.runs {
+            None => out.extend_from_slice(self.values),
+            Some(runs) => {
+                for (value, count) in self.values.iter().zip(&runs.counts) {
+                    out.resize(out.len() + *count as usize, *value);
+                }
+            }
+        }
+    }
+
+    /// The first token whose logit is NaN or infinite.
+    pub fn first_not_finite(&self) -> Option<u32> {
+        // The largest magnitude as an integer: unlike a chain of comparisons of floats, this runs on vector registers.
+        let magnitude = |logit: &f32| (logit.to_bits() & !SIGN) as i32;
+        let finite = |chunk: &[f32]| {
+            chunk.iter().map(magnitude).fold(0, i32::max) < f32::INFINITY.to_bits() as i32
+        };
+        if self.values.chunks(SUM_BLOCK).all(finite) {
+            return None;
+        }
+        let index = self.values.iter().position(|logit| !logit.is_finite())?;
+        Some(self.first_token(index))
+    }
+
+    fn first_token(&self, index: usize) -> u32 {
+        self.runs.map_or(index as u32, |runs| runs.starts[index])
+    }
+
+    /// The token with the largest logit, the smallest among equals.
+    pub fn best(&self, isa: Isa) -> u32 {
+        self.first_token(argmax(isa, self.values))
+    }
+
+    /// The largest logit.
+    pub fn max(&self, isa: Isa) -> f32 {
+        max(isa, self.values)
+    }
+
+    /// Tokens with a logit of at least `floor`, ascending, in place of what `kept` held; never one at -inf.
+    pub fn collect(&self, isa: Isa, floor: f32, kept: &mut Vec<u32>) {
+        kept.clear();
+        collect_at_least(isa, self.values, floor.max(f32::MIN), kept);
+        let Some(runs) = self.runs else { return };
+        let found = kept.len();
+        for index in 0..found {
+            let run = kept[index] as usize;
+            kept.extend(runs.tokens(run));
+        }
+        kept.drain(..found);
+    }
+
+    /// Weight `exp((logit - largest) * scale)` summed over all tokens.
+    pub fn mass(&self, isa: Isa, largest: f32, scale: f32) -> f64 {
+        self.block_masses(isa, largest, scale).sum()
+    }
+
+    /// As [`Row::mass`], block by block of values.
+    fn block_masses(
+        &self,
+        isa: Isa,
+        largest: f32,
+        scale: f32,
+    ) -> impl Iterator<Item = f64> + use<'a> {
+        let (values, runs) = (self.values, self.runs);
+        (0..values.len()).step_by(SUM_BLOCK).map(move |start| {
+            let block = start..values.len().min(start + SUM_BLOCK);
+            let sum = match runs {
+                None => sum_exp(isa, &values[block], largest, scale),
+                Some(runs) => {
+                    let counts = &runs.counts[block.clone()];
+                    sum_exp_weighted(isa, &values[block], counts, largest, scale)
+                }
+            };
+            f64::from(sum)
+        })
+    }
+
+    /// The token at which the running sum of weights exceeds `uniform` (in [0, 1)) of all; `masses` is a buffer.
+    pub fn draw(
+        &self,
+        isa: Isa,
+        largest: f32,
+        scale: f32,
+        uniform: f64,
+        masses: &mut Vec<f64>,
+    ) -> u32 {
+        masses.clear();
+        masses.extend(self.block_masses(isa, largest, scale));
+        let target = uniform * masses.iter().sum::<f64>();
+        let block = pick(masses.iter().copied(), target);
+        let target = target - masses[..block].iter().sum::<f64>();
+
+        let first = block * SUM_BLOCK;
+        let end = self.values.len().min(first + SUM_BLOCK);
+        let weight = |index: usize| f64::from(((self.values[index] - largest) * scale).exp());
+        let count = |index: usize| self.runs.map_or(1.0, |runs| f64::from(runs.counts[index]));
+        let mass = |index: usize| weight(index) * count(index);
+        let index = first + pick((first..end).map(mass), target);
+        // All tokens of a run weigh the same, so what is left of the target says which.
+        let left = target - (first..index).map(mass).sum::<f64>();
+        let nth = (left / weight(index)).clamp(0.0, count(index) - 1.0);
+        self.first_token(index) + nth as u32
+    }
+}
+
+/// The first index at which the running sum of `weights` exceeds `target`; where rounding keeps it below, the last
+/// index with a weight.
+pub fn pick(weights: impl Iterator<Item = f64>, target: f64) -> usize {
+    let (mut sum, mut last) = (0.0, 0);
+    for (index, weight) in weights.enumerate() {
+        if weight > 0.0 {
+            sum += weight;
+            last = index;
+            if sum > target {
+                break;
+            }
+        }
+    }
+    last
+}
