@@ -20,7 +20,7 @@ use gossamer_scheduler::{PromptLogprobs, SampleSpec, SampledToken, SamplingParam
 use crate::error::StepError;
 use crate::step::Score;
 
-use row::pick;
+use row::{Edited, pick};
 pub use row::{Row, Runs};
 
 /// Below this a temperature counts as 0: the quotient would leave the range of f32.
@@ -32,10 +32,10 @@ const DISTANCES: [f32; 3] = [8.0, 16.0, 32.0];
 /// Buffers of one sampling thread, reused from row to row.
 #[derive(Default)]
 pub struct Scratch {
-    edited: Vec<f32>,
+    changes: Changes,
+    edited: Edited,
     kept: Vec<u32>,
     weights: Vec<f64>,
-    tokens: Vec<u32>,
 }
 
 /// Draws the token that `spec` asks for from one row of raw logits.
@@ -50,17 +50,13 @@ pub fn sample(
 ) -> Result<SampledToken, StepError> {
     check_finite(logits, spec.seq.0)?;
     let params = &spec.params;
-    let edited = edit(logits, spec, scratch)?;
     let Scratch {
-        edited: buffer,
+        changes,
+        edited,
         kept,
         weights,
-        ..
     } = scratch;
-    let candidates = match edited {
-        true => Row::whole(buffer),
-        false => logits,
-    };
+    let candidates = edit(logits, spec, changes, edited)?;
 
     let best = candidates.best(isa);
     let largest = candidates.at(best);
@@ -104,55 +100,100 @@ fn check_finite(logits: Row<'_>, seq: u64) -> Result<(), StepError> {
     }
 }
 
-/// Writes the row with bias, penalties and bans applied to `scratch.edited`; false if there are none.
-fn edit(logits: Row<'_>, spec: &SampleSpec, scratch: &mut Scratch) -> Result<bool, StepError> {
+/// The row with bias, penalties and bans applied.
+fn edit<'a>(
+    logits: Row<'a>,
+    spec: &SampleSpec,
+    changes: &mut Changes,
+    buffers: &'a mut Edited,
+) -> Result<Row<'a>, StepError> {
     let params = &spec.params;
     let banned = spec.banned.as_deref().unwrap_or_default();
-    if params.logit_bias.is_empty() && banned.is_empty() && !params.needs_history() {
-        return Ok(false);
+    let history = match &spec.history {
+        _ if !params.needs_history() => &[][..],
+        Some(history) if history.prompt_len <= history.tokens.len() => &history.tokens,
+        _ => {
+            return Err(StepError::InvalidPlan(format!(
+                "sequence {}: penalties without history",
+                spec.seq.0
+            )));
+        }
+    };
+    let biased = params.logit_bias.iter().map(|(token, _)| *token);
+    let tokens = history.iter().chain(banned).copied().chain(biased);
+    changes.begin(logits, tokens);
+    if changes.logits.is_empty() {
+        return Ok(logits);
     }
-    let edited = &mut scratch.edited;
-    logits.write_out(edited);
+
     for &(token, bias) in &params.logit_bias {
-        if let Some(logit) = edited.get_mut(token as usize) {
-            *logit = saturate(*logit + bias);
-        }
+        changes.change(token, |logit| saturate(logit + bias));
     }
-    if params.needs_history() {
-        let history = spec
-            .history
-            .as_ref()
-            .filter(|history| history.prompt_len <= history.tokens.len())
-            .ok_or_else(|| {
-                StepError::InvalidPlan(format!(
-                    "sequence {}: penalties without history",
-                    spec.seq.0
-                ))
-            })?;
-        if params.repetition_penalty != 1.0 {
-            for_each_distinct(&history.tokens, &mut scratch.tokens, |token, _| {
-                if let Some(logit) = edited.get_mut(token as usize) {
-                    *logit = saturate(match *logit > 0.0 {
-                        true => *logit / params.repetition_penalty,
-                        false => *logit * params.repetition_penalty,
-                    });
-                }
-            });
-        }
-        let output = &history.tokens[history.prompt_len..];
-        for_each_distinct(output, &mut scratch.tokens, |token, count| {
-            if let Some(logit) = edited.get_mut(token as usize) {
-                let penalty = params.frequency_penalty * count as f32 + params.presence_penalty;
-                *logit = saturate(*logit - penalty);
-            }
+    if params.repetition_penalty != 1.0 {
+        changes.change_distinct(history, |logit, _| {
+            saturate(match logit > 0.0 {
+                true => logit / params.repetition_penalty,
+                false => logit * params.repetition_penalty,
+            })
         });
     }
+    let output = spec
+        .history
+        .as_ref()
+        .map_or(0, |history| history.prompt_len);
+    changes.change_distinct(history.get(output..).unwrap_or_default(), |logit, count| {
+        let penalty = params.frequency_penalty * count as f32 + params.presence_penalty;
+        saturate(logit - penalty)
+    });
     for &token in banned {
-        if let Some(logit) = edited.get_mut(token as usize) {
-            *logit = f32::NEG_INFINITY;
+        changes.change(token, |_| f32::NEG_INFINITY);
+    }
+    Ok(logits.with(&changes.logits, buffers))
+}
+
+/// New logits of the tokens that a request changes.
+#[derive(Default)]
+struct Changes {
+    /// By token, ascending and distinct.
+    logits: Vec<(u32, f32)>,
+    /// A buffer of [`Changes::change_distinct`].
+    sorted: Vec<u32>,
+}
+
+impl Changes {
+    /// Starts with the logits that `tokens` have; those beyond the vocabulary are left out.
+    fn begin(&mut self, logits: Row<'_>, tokens: impl Iterator<Item = u32>) {
+        self.sorted.clear();
+        self.sorted
+            .extend(tokens.filter(|token| (*token as usize) < logits.len()));
+        self.sorted.sort_unstable();
+        self.sorted.dedup();
+        self.logits.clear();
+        let known = self.sorted.iter().map(|token| (*token, logits.at(*token)));
+        self.logits.extend(known);
+    }
+
+    fn change(&mut self, token: u32, new: impl FnOnce(f32) -> f32) {
+        if let Ok(index) = self
+            .logits
+            .binary_search_by_key(&token, |(token, _)| *token)
+        {
+            let (_, logit) = &mut self.logits[index];
+            *logit = new(*logit);
         }
     }
-    Ok(true)
+
+    /// `new(logit, occurrences)` once per distinct token.
+    fn change_distinct(&mut self, tokens: &[u32], new: impl Fn(f32, usize) -> f32) {
+        let mut sorted = std::mem::take(&mut self.sorted);
+        sorted.clear();
+        sorted.extend_from_slice(tokens);
+        sorted.sort_unstable();
+        for run in sorted.chunk_by(|a, b| a == b) {
+            self.change(run[0], |logit| new(logit, run.len()));
+        }
+        self.sorted = sorted;
+    }
 }
 
 /// Keeps edited logits finite: one request's extreme parameters must not fail the step for all others.
@@ -160,16 +201,6 @@ fn saturate(logit: f32) -> f32 {
     match logit.is_nan() {
         true => f32::MIN,
         false => logit.clamp(f32::MIN, f32::MAX),
-    }
-}
-
-/// Calls `each(token, occurrences)` once per distinct token.
-fn for_each_distinct(tokens: &[u32], sorted: &mut Vec<u32>, mut each: impl FnMut(u32, usize)) {
-    sorted.clear();
-    sorted.extend_from_slice(tokens);
-    sorted.sort_unstable();
-    for run in sorted.chunk_by(|a, b| a == b) {
-        each(run[0], run.len());
     }
 }
 

@@ -5,6 +5,7 @@
 //! a row forty times shorter. Invariant: results are those of the row written out, sums but for rounding.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 
 use gossamer_kernels::{Isa, argmax, collect_at_least, max, sum_exp, sum_exp_weighted};
 
@@ -15,41 +16,62 @@ const SUM_BLOCK: usize = 2048;
 const SIGN: u32 = 1 << 31;
 
 /// Which neighbouring tokens share a logit.
+#[derive(Default)]
 pub struct Runs {
     /// First token of each run, ascending, `[num_runs]`.
     starts: Vec<u32>,
     /// Tokens of each run, `[num_runs]`; exact in f32 for every vocabulary.
     counts: Vec<f32>,
-    /// The run of each token, `[vocab_size]`.
-    run_of: Vec<u32>,
+    num_tokens: usize,
 }
 
 impl Runs {
-    /// Runs of these lengths, one after the other.
+    /// Runs of these lengths, one after the other; no length is 0.
     pub fn new(counts: &[u32]) -> Self {
-        let mut runs = Self {
-            starts: Vec::with_capacity(counts.len()),
-            counts: counts.iter().map(|count| *count as f32).collect(),
-            run_of: Vec::new(),
-        };
-        for (run, count) in counts.iter().enumerate() {
-            runs.starts.push(runs.run_of.len() as u32);
-            let end = runs.run_of.len() + *count as usize;
-            runs.run_of.resize(end, run as u32);
-        }
+        let mut runs = Self::default();
+        counts.iter().for_each(|count| runs.push(*count));
         runs
     }
 
-    /// Tokens of all runs.
-    pub fn num_tokens(&self) -> usize {
-        self.run_of.len()
+    fn push(&mut self, count: u32) {
+        self.starts.push(self.num_tokens as u32);
+        self.counts.push(count as f32);
+        self.num_tokens += count as usize;
     }
 
-    /// Tokens of one run.
-    fn tokens(&self, run: usize) -> std::ops::Range<u32> {
+    fn clear(&mut self) {
+        self.starts.clear();
+        self.counts.clear();
+        self.num_tokens = 0;
+    }
+
+    /// Appends `runs[range]`, which begins at the token where this ends.
+    fn append(&mut self, runs: &Self, range: Range<usize>) {
+        let Some(last) = range.clone().next_back() else {
+            return;
+        };
+        self.starts.extend_from_slice(&runs.starts[range.clone()]);
+        self.counts.extend_from_slice(&runs.counts[range]);
+        self.num_tokens = runs.tokens(last).end as usize;
+    }
+
+    /// The run that a token is in.
+    fn run_of(&self, token: u32) -> usize {
+        self.starts.partition_point(|start| *start <= token) - 1
+    }
+
+    /// The tokens of one run.
+    fn tokens(&self, run: usize) -> Range<u32> {
         let start = self.starts[run];
         start..start + self.counts[run] as u32
     }
+}
+
+/// Buffers for a row with changes.
+#[derive(Default)]
+pub struct Edited {
+    values: Vec<f32>,
+    runs: Runs,
 }
 
 /// The logits of one position.
@@ -79,14 +101,14 @@ impl<'a> Row<'a> {
 
     /// Tokens.
     pub fn len(&self) -> usize {
-        self.runs.map_or(self.values.len(), Runs::num_tokens)
+        self.runs.map_or(self.values.len(), |runs| runs.num_tokens)
     }
 
     /// The logit of a token.
     pub fn at(&self, token: u32) -> f32 {
         match self.runs {
             None => self.values[token as usize],
-            Some(runs) => self.values[runs.run_of[token as usize] as usize],
+            Some(runs) => self.values[runs.run_of(token)],
         }
     }
 
@@ -101,6 +123,52 @@ impl<'a> Row<'a> {
                 }
             }
         }
+    }
+
+    /// The row with other logits for some tokens, ascending and distinct. A run is split where one of its tokens changes.
+    pub fn with<'b>(&self, changes: &[(u32, f32)], buffers: &'b mut Edited) -> Row<'b> {
+        let Edited {
+            values,
+            runs: split,
+        } = buffers;
+        values.clear();
+        let Some(runs) = self.runs else {
+            values.extend_from_slice(self.values);
+            for (token, logit) in changes {
+                values[*token as usize] = *logit;
+            }
+            return Row::whole(values);
+        };
+        split.clear();
+        let mut run = 0; // the first that is not wholly in `split`
+        for (token, logit) in changes {
+            let changed = runs.run_of(*token);
+            if run < changed && split.num_tokens > runs.starts[run] as usize {
+                split.push(runs.tokens(run).end - split.num_tokens as u32);
+                values.push(self.values[run]);
+                run += 1;
+            }
+            if run < changed {
+                split.append(runs, run..changed);
+                values.extend_from_slice(&self.values[run..changed]);
+                run = changed;
+            }
+            if split.num_tokens < *token as usize {
+                split.push(token - split.num_tokens as u32);
+                values.push(self.values[run]);
+            }
+            split.push(1);
+            values.push(*logit);
+            run += usize::from(runs.tokens(run).end == token + 1);
+        }
+        if run < runs.starts.len() && split.num_tokens > runs.starts[run] as usize {
+            split.push(runs.tokens(run).end - split.num_tokens as u32);
+            values.push(self.values[run]);
+            run += 1;
+        }
+        split.append(runs, run..runs.starts.len());
+        values.extend_from_slice(&self.values[run..]);
+        Row::of_runs(values, split)
     }
 
     /// The first token whose logit is NaN or infinite.
@@ -239,4 +307,48 @@ pub fn pick(weights: impl Iterator<Item = f64>, target: f64) -> usize {
         }
     }
     last
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written_out(row: Row<'_>) -> Vec<f32> {
+        let mut all = vec![7.0];
+        row.write_out(&mut all);
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_row_is_the_changed_row_written_out(
+            counts in prop::collection::vec(1u32..6, 1..20),
+            changed in prop::collection::btree_set(0u32..100, 0..30),
+        ) {
+            let runs = Runs::new(&counts);
+            let values: Vec<f32> = (0..counts.len()).map(|run| run as f32).collect();
+            let row = Row::of_runs(&values, &runs);
+            let mut expect = written_out(row);
+            let changes: Vec<(u32, f32)> = changed
+                .into_iter()
+                .filter(|token| (*token as usize) < row.len())
+                .map(|token| (token, -1.0 - token as f32))
+                .collect();
+            let plain = expect.clone();
+            for (token, logit) in &changes {
+                expect[*token as usize] = *logit;
+            }
+            let mut buffers = Edited::default();
+            for row in [row, Row::whole(&plain)] {
+                let edited = row.with(&changes, &mut buffers);
+                prop_assert_eq!(edited.len(), expect.len());
+                prop_assert_eq!(&written_out(edited), &expect);
+                for (token, logit) in expect.iter().enumerate() {
+                    prop_assert_eq!(edited.at(token as u32), *logit);
+                }
+            }
+        }
+    }
 }
