@@ -69,6 +69,10 @@ error_table! {
     EmptyArray => BAD_REQUEST, "invalid_request_error", "empty_array";
     /// An array has too many elements.
     ArrayAboveMaxLength => BAD_REQUEST, "invalid_request_error", "array_above_max_length";
+    /// A string is too long.
+    StringAboveMaxLength => BAD_REQUEST, "invalid_request_error", "string_above_max_length";
+    /// An object has too many fields.
+    ObjectAboveMaxProperties => BAD_REQUEST, "invalid_request_error", "object_above_max_properties";
     /// A string that needs a character has none.
     EmptyString => BAD_REQUEST, "invalid_request_error", "empty_string";
     /// Prompt, or prompt and requested output, exceed what a sequence can hold.

@@ -2,6 +2,7 @@
 //!
 //! Built once by whoever wires the server together and cloned into every worker.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -77,6 +78,9 @@ pub struct AppState {
     pub(crate) config: Arc<ApiConfig>,
     pub(crate) info: Arc<ServerInfo>,
     pub(crate) bodies: BodyMemory,
+    /// Turns the salts that clients choose into the scheduler's. Its keys are random, so nobody can look for two salts
+    /// that are the same to it.
+    salts: RandomState,
     pub(crate) started: Instant,
     /// Seconds since 1970 at the start; `created` of the models.
     pub(crate) created: i64,
@@ -98,9 +102,15 @@ impl AppState {
             config: Arc::new(config),
             info: Arc::new(info),
             bodies: BodyMemory::default(),
+            salts: RandomState::new(),
             started: Instant::now(),
             created: unix_seconds(),
         }
+    }
+
+    /// The scheduler's salt for a client's; 0 stands for none.
+    pub(crate) fn cache_salt(&self, salt: Option<&str>) -> u64 {
+        salt.map_or(0, |salt| self.salts.hash_one(salt).max(1))
     }
 }
 

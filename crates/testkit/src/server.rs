@@ -21,6 +21,8 @@ use crate::scripted_executor::ScriptedExecutor;
 pub struct TestSetup {
     /// What the model says.
     pub script: Script,
+    /// Tokens that the model says at a log-probability of -9 and not -0.25.
+    pub unlikely: Vec<u32>,
     /// How the executor behaves.
     pub control: Control,
     /// Settings of the HTTP layer.
@@ -38,6 +40,7 @@ impl TestSetup {
     pub fn new(script: Script) -> Self {
         Self {
             script,
+            unlikely: Vec::new(),
             control: Control::default(),
             api: ApiConfig {
                 model: "test-model".into(),
@@ -108,7 +111,8 @@ pub struct TestServer {
 impl TestServer {
     fn start(setup: TestSetup) -> Self {
         let metrics = Metrics::new();
-        let executor = ScriptedExecutor::new(setup.capacity, setup.script, setup.control.clone());
+        let executor = ScriptedExecutor::new(setup.capacity, setup.script, setup.control.clone())
+            .with_unlikely(setup.unlikely);
         let (scheduler, worker) = gossamer_scheduler::start(
             setup.scheduler,
             Box::new(executor),
