@@ -4,9 +4,10 @@
 //! (the body at its end, actix when the client goes away) ends the request, so exactly one line is logged for each.
 //! Labels are route patterns, never paths as received.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -19,6 +20,7 @@ use actix_web::web::Bytes;
 use actix_web::{Error, HttpMessage, HttpRequest};
 use gossamer_metrics::ApiMetrics;
 
+use crate::auth::{Lease, OverLimit, Standing};
 use crate::error::{ApiError, ErrorCode};
 use crate::routes;
 use crate::state::AppState;
@@ -38,6 +40,10 @@ pub(crate) struct RequestContext {
     /// When the request's head was read.
     pub arrived: Instant,
     usage: Cell<Option<Usage>>,
+    /// Who asks; set by the guard.
+    principal: OnceCell<Arc<str>>,
+    /// The request's place under the limits of its key. Given back when the log ends, with the last byte of the answer.
+    lease: RefCell<Option<Lease>>,
 }
 
 impl RequestContext {
@@ -53,11 +59,49 @@ impl RequestContext {
         self.usage.set(Some(usage));
     }
 
+    /// The guard has let the request in.
+    pub fn admitted(&self, principal: Arc<str>, lease: Option<Lease>) {
+        let _ = self.principal.set(principal);
+        self.lease.replace(lease);
+    }
+
+    /// Takes the tokens of the prompt from what the key may use.
+    ///
+    /// # Errors
+    /// It may not use that many now; none was taken.
+    pub fn charge_prompt(&self, tokens: usize) -> Result<(), OverLimit> {
+        match &*self.lease.borrow() {
+            Some(lease) => lease.charge_prompt(tokens as u64),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the tokens of a prompt back that was not accepted.
+    pub fn refund_prompt(&self, tokens: usize) {
+        if let Some(lease) = &*self.lease.borrow() {
+            lease.refund(tokens as u64);
+        }
+    }
+
+    /// Takes generated tokens from what the key may use.
+    pub fn charge_generated(&self, tokens: usize) {
+        if let Some(lease) = &*self.lease.borrow() {
+            lease.charge(tokens as u64);
+        }
+    }
+
+    /// Where the key stands; `None` if it has no limits.
+    pub fn standing(&self) -> Option<Standing> {
+        self.lease.borrow().as_ref().map(Lease::standing)
+    }
+
     fn new(id: String) -> Self {
         Self {
             id,
             arrived: Instant::now(),
             usage: Cell::new(None),
+            principal: OnceCell::new(),
+            lease: RefCell::new(None),
         }
     }
 }
@@ -144,6 +188,7 @@ impl RequestLog {
 
 impl Drop for RequestLog {
     fn drop(&mut self) {
+        self.context.lease.take();
         let took = self.context.arrived.elapsed();
         let status = self
             .status
@@ -160,6 +205,7 @@ impl Drop for RequestLog {
             request_id = %self.context.id,
             method = %self.method,
             path = %self.path,
+            principal = self.context.principal.get().map(|principal| &**principal),
             status,
             duration_ms = took.as_secs_f64() * 1e3,
             bytes = self.sent_bytes,

@@ -11,6 +11,7 @@ use actix_web::middleware::from_fn;
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 
+use crate::auth;
 use crate::request_id;
 use crate::routes;
 use crate::state::AppState;
@@ -42,6 +43,8 @@ pub fn serve(listener: TcpListener, config: &ServerConfig, state: AppState) -> i
         App::new()
             .app_data(state.clone())
             .configure(routes::configure)
+            // The last is the outermost: what the guard refuses has an id and a line in the log.
+            .wrap(from_fn(auth::guard))
             .wrap(from_fn(request_id::track))
     })
     .workers(config.workers)

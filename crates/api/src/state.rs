@@ -9,6 +9,7 @@ use gossamer_harmony::Tokenizer;
 use gossamer_metrics::Metrics;
 use gossamer_scheduler::SchedulerHandle;
 
+use crate::auth::Auth;
 use crate::wire::models::ServerInfo;
 
 /// Settings of the HTTP layer. The gateway fills in every field; there are no defaults here.
@@ -71,6 +72,7 @@ pub struct AppState {
     pub(crate) metrics: Metrics,
     pub(crate) config: Arc<ApiConfig>,
     pub(crate) info: Arc<ServerInfo>,
+    pub(crate) auth: Arc<Auth>,
     pub(crate) started: Instant,
     /// Seconds since 1970 at the start; `created` of the models.
     pub(crate) created: i64,
@@ -83,6 +85,7 @@ impl AppState {
         metrics: Metrics,
         config: ApiConfig,
         info: ServerInfo,
+        auth: Auth,
     ) -> Self {
         // Built on first use, which takes a while: now, and not under the first request.
         let _ = Tokenizer::get();
@@ -91,6 +94,7 @@ impl AppState {
             metrics,
             config: Arc::new(config),
             info: Arc::new(info),
+            auth: Arc::new(auth),
             started: Instant::now(),
             created: unix_seconds(),
         }
@@ -108,7 +112,7 @@ pub(crate) fn unix_seconds() -> i64 {
 ///
 /// Counts years from March, so that the leap day is a year's last, in eras of 400 years = 146097 days
 /// (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`).
-fn civil_date(days: i64) -> String {
+pub fn civil_date(days: i64) -> String {
     const DAYS_PER_ERA: i64 = 146_097;
     let since_march_0000 = days + 719_468;
     let era = since_march_0000.div_euclid(DAYS_PER_ERA);

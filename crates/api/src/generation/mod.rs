@@ -192,6 +192,7 @@ impl Generation {
         let stop_token_ids: Arc<[u32]> = [own_ends, &generate.stop_token_ids].concat().into();
         let num_prompts = prompts.len();
         let prompt_tokens = prompts.iter().map(Vec::len).sum();
+        context.charge_prompt(prompt_tokens)?;
         let mut streams = Vec::with_capacity(prompts.len());
         for (prompt, max_tokens) in prompts.into_iter().zip(max_tokens) {
             let request = NewRequest {
@@ -206,10 +207,10 @@ impl Generation {
                 cache_salt: 0,
             };
             // On an error the streams so far are dropped, which cancels them.
-            let stream = state
-                .scheduler
-                .submit(request)
-                .map_err(|error| refusal(error, num_prompts, prompt_param, state))?;
+            let stream = state.scheduler.submit(request).map_err(|error| {
+                context.refund_prompt(prompt_tokens);
+                refusal(error, num_prompts, prompt_param, state)
+            })?;
             streams.push(stream);
         }
         let n = generate.n as usize;
@@ -325,6 +326,7 @@ impl Generation {
             self.metrics.inter_token(now - last);
         }
         choice.tokens += 1;
+        self.context.charge_generated(1);
         let mut update = Update::default();
         if choice.assembler.push(token, logprobs, &mut update) {
             self.streams[prompt].finish_sequence(index);

@@ -14,19 +14,22 @@ use actix_web::web::{self, Bytes, ServiceConfig};
 use actix_web::{Handler, HttpRequest, Resource, Responder};
 use futures_util::StreamExt;
 
+use crate::auth::{Access, Scope};
 use crate::error::{ApiError, ErrorCode};
 use crate::state::{ApiConfig, AppState};
 
-/// Patterns of all routes: the labels of the request metrics.
-pub(crate) const PATTERNS: &[&str] = &[
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/models",
-    "/v1/models/{model}",
-    "/health",
-    "/ready",
-    "/metrics",
-    "/info",
+/// Every route: its pattern, which is also its label in the metrics, and who may use it. A route that is registered and not
+/// in this table is closed to everybody.
+#[rustfmt::skip] // One route a line: this is a table.
+pub(crate) const ROUTES: &[(&str, Access)] = &[
+    ("/v1/chat/completions", Access::Scope(Scope::Inference)),
+    ("/v1/completions", Access::Scope(Scope::Inference)),
+    ("/v1/models", Access::Scope(Scope::Models)),
+    ("/v1/models/{model}", Access::Scope(Scope::Models)),
+    ("/health", Access::Open),
+    ("/ready", Access::Scope(Scope::Status)),
+    ("/info", Access::Scope(Scope::Status)),
+    ("/metrics", Access::Scope(Scope::Metrics)),
 ];
 
 /// Registers every route.
@@ -46,15 +49,20 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
 
 /// The label of a request that matched `pattern`.
 pub(crate) fn label(pattern: Option<&str>) -> &'static str {
-    let Some(pattern) = pattern else {
-        return "other";
-    };
+    pattern.and_then(row).map_or("other", |(label, _)| label)
+}
+
+/// Who may use what a request matched; `None` is nobody. Where nothing is, only who has a credential is told so.
+pub(crate) fn access(pattern: Option<&str>) -> Option<Access> {
+    match pattern {
+        None => Some(Access::Credential),
+        Some(pattern) => row(pattern).map(|(_, access)| access),
+    }
+}
+
+fn row(pattern: &str) -> Option<(&'static str, Access)> {
     let pattern = pattern.replace(":.+}", "}");
-    PATTERNS
-        .iter()
-        .copied()
-        .find(|known| *known == pattern)
-        .unwrap_or("other")
+    ROUTES.iter().copied().find(|(known, _)| *known == pattern)
 }
 
 fn get<F, Args>(path: &'static str, handler: F) -> Resource
@@ -201,5 +209,25 @@ pub(crate) async fn prepare<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(ApiError::internal().with_internal(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_documented_route_is_in_the_table_and_only_health_is_open() {
+        let document = crate::openapi();
+        for path in document.paths.paths.keys() {
+            assert!(row(path).is_some(), "{path}");
+        }
+        let open: Vec<&str> = (ROUTES.iter())
+            .filter(|(_, access)| *access == Access::Open)
+            .map(|(path, _)| *path)
+            .collect();
+        assert_eq!(open, ["/health"]);
+        assert_eq!(access(None), Some(Access::Credential));
+        assert_eq!(access(Some("/forgotten")), None);
     }
 }
