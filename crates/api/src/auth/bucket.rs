@@ -139,10 +139,11 @@ mod tests {
     fn debt_is_paid_before_anything_can_be_taken() {
         let mut bucket = Bucket::full(60, 0);
         bucket.charge(90, 0);
-        assert_eq!(bucket.remaining(30_000), 0);
         assert_eq!(bucket.check(1, 0), Err(Lacking::For(31_000)));
         assert_eq!(bucket.reset_ms(0), 90_000);
         assert_eq!(bucket.check(61, 0), Err(Lacking::Forever));
+        assert_eq!(bucket.remaining(30_000), 0);
+        assert_eq!(bucket.remaining(31_000), 1);
     }
 
     #[test]

@@ -283,7 +283,7 @@ mod tests {
         for (keys, expected) in [
             ("", "no usable key"),
             (r#"{"kty":"oct","k":"AAAA"}"#, "it is a secret"),
-            (r#"{"kty":"RSA","n":"AQAB","e":"AQAB"}"#, "RSA key has"),
+            (r#"{"kty":"RSA","n":"AQAB","e":"AQAB"}"#, "RSA key"),
             (r#"{"kty":"RSA","n":"!","e":"AQAB"}"#, "key 0: "),
             (
                 r#"{"kty":"RSA","use":"enc","n":"AQAB","e":"AQAB"}"#,
