@@ -3,6 +3,7 @@
 //! One binary, because linking is what takes time. Ordering comes from holding and releasing the executor, not from sleeps.
 //! The client of the testkit checks on every answer what every answer must have; tests check the rest.
 
+mod auth;
 mod cancellation;
 mod chat;
 mod common;
@@ -12,6 +13,7 @@ mod cors;
 mod errors;
 mod fields;
 mod http;
+mod limits;
 mod messages;
 mod openapi;
 mod operations;
