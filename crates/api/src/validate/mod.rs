@@ -16,6 +16,12 @@
 //! | of the API, not here | `unsupported_parameter` | [`chat::UNSUPPORTED`] | [`completions::UNSUPPORTED`] |
 //! | anything else | `unknown_parameter` | | |
 //!
+//! `tests/contract/*.txt` says the same by example, and is run.
+//!
+//! Two decisions that are easy to ask about. `store: true` is refused rather than ignored: a client that means to fetch the
+//! answer again would find nothing. A chat without `max_tokens` may use the rest of the context, as in OpenAI's API; an
+//! operator who fears a model that repeats itself sets `api.default_max_tokens`.
+//!
 //! The values that pass in the third class are those which say what happens anyway, and SDKs send them unasked.
 
 pub(crate) mod chat;
