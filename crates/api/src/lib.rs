@@ -1,11 +1,11 @@
 //! The HTTP layer: OpenAI's API over the scheduler. Owns text and identity.
 //!
 //! ```text
-//!  bytes ──▶ request_id ──▶ auth ──▶ routes ──▶ validate ──▶ harmony::render ──▶ generation ──submit──▶ scheduler
-//!            id, log,       401,     size,      fields to    text to             │  ▲
-//!            metrics        403, 429 JSON       types, 400   tokens              │  └──── tokens ◀────────┘
-//!                                                                                ▼ harmony::Parser, stop strings
-//!                                                     bytes ◀── sse │ json ◀── reply: updates to OpenAI's shapes
+//!  bytes ──▶ connection ──▶ request_id ──▶ cors ──▶ auth ──▶ routes ──▶ validate ──▶ harmony::render ──▶ generation ──submit──▶ scheduler
+//!                           id, log,               401,     size,      fields to    text to             │  ▲
+//!                           metrics                403, 429 JSON       types, 400   tokens              │  └──── tokens ◀────────┘
+//!                                                                                                       ▼ harmony::Parser, stop strings
+//!                                                                            bytes ◀── sse │ json ◀── reply: updates to OpenAI's shapes
 //! ```
 //!
 //! Does not know the engine, its kernels, or block ids; its tests run over a scripted executor.
@@ -14,6 +14,8 @@
 //! known to be harmless, or refused by name.
 
 pub mod auth;
+mod connection;
+mod cors;
 mod error;
 mod generation;
 mod json;
