@@ -44,15 +44,51 @@ class Suite:
 
 
 SUITES = [
-    Suite("openai-python", "openai (Python)", "python", "openai", 'OpenAI(base_url=URL, api_key=KEY)'),
+    Suite("openai-python", "openai (Python)", "python", "openai", "OpenAI(base_url=URL, api_key=KEY)"),
     Suite("openai-node", "openai (Node)", "node", "openai", "new OpenAI({ baseURL: URL, apiKey: KEY })"),
-    Suite("langchain-openai", "LangChain", "python", "langchain-openai", 'ChatOpenAI(model=MODEL, base_url=URL, api_key=KEY)'),
+    Suite(
+        "langchain-openai",
+        "LangChain",
+        "python",
+        "langchain-openai",
+        "ChatOpenAI(model=MODEL, base_url=URL, api_key=KEY)",
+    ),
     Suite("litellm", "LiteLLM", "python", "litellm", 'completion(model="openai/" + MODEL, api_base=URL, api_key=KEY)'),
-    Suite("openai-agents", "OpenAI Agents SDK", "python", "openai-agents", 'set_default_openai_api("chat_completions"); set_default_openai_client(AsyncOpenAI(base_url=URL, api_key=KEY))'),
-    Suite("pydantic-ai", "Pydantic AI", "python", "pydantic-ai-slim", "OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=URL, api_key=KEY))"),
-    Suite("instructor", "Instructor", "python", "instructor", "instructor.from_openai(OpenAI(base_url=URL, api_key=KEY), mode=Mode.PARALLEL_TOOLS)"),
-    Suite("ai-sdk", "Vercel AI SDK", "node", "ai", 'createOpenAICompatible({ name: "gossamer", baseURL: URL, apiKey: KEY })'),
-    Suite("async-openai", "async-openai (Rust)", "rust", "async-openai", "Client::with_config(OpenAIConfig::new().with_api_base(URL).with_api_key(KEY))"),
+    Suite(
+        "openai-agents",
+        "OpenAI Agents SDK",
+        "python",
+        "openai-agents",
+        'set_default_openai_api("chat_completions"); set_default_openai_client(AsyncOpenAI(base_url=URL, api_key=KEY))',
+    ),
+    Suite(
+        "pydantic-ai",
+        "Pydantic AI",
+        "python",
+        "pydantic-ai-slim",
+        "OpenAIChatModel(MODEL, provider=OpenAIProvider(base_url=URL, api_key=KEY))",
+    ),
+    Suite(
+        "instructor",
+        "Instructor",
+        "python",
+        "instructor",
+        "instructor.from_openai(OpenAI(base_url=URL, api_key=KEY), mode=Mode.PARALLEL_TOOLS)",
+    ),
+    Suite(
+        "ai-sdk",
+        "Vercel AI SDK",
+        "node",
+        "ai",
+        'createOpenAICompatible({ name: "gossamer", baseURL: URL, apiKey: KEY })',
+    ),
+    Suite(
+        "async-openai",
+        "async-openai (Rust)",
+        "rust",
+        "async-openai",
+        "Client::with_config(OpenAIConfig::new().with_api_base(URL).with_api_key(KEY))",
+    ),
     Suite("schemathesis", "Schemathesis", "schemathesis", "schemathesis", ""),
 ]
 
@@ -63,11 +99,19 @@ class Failure(Exception):
 
 def call(command, timeout, env=None, cwd=ROOT, check=True):
     """Runs a command; returns its exit code and everything it printed."""
-    # A bytes file and not a pipe, so that a grandchild that lives on cannot hold us.
+    # A file and not a pipe, so that a grandchild that lives on cannot hold us.
     log = CACHE / "last.log"
     with log.open("wb") as out:
         try:
-            code = subprocess.run(command, cwd=cwd, env=env, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=timeout).returncode
+            code = subprocess.run(
+                command,
+                cwd=cwd,
+                env=env,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                timeout=timeout,
+            ).returncode
         except subprocess.TimeoutExpired:
             code = None
     text = log.read_text(errors="replace")
@@ -126,23 +170,28 @@ def node_environment(folder):
 def from_junit(report):
     """Names of the tests in a JUnit report, and whether each passed. A skipped test has not passed."""
     cases = xml.etree.ElementTree.parse(report).iter("testcase")
-    return [(case.get("name"), not any(case.find(kind) is not None for kind in ("failure", "error", "skipped"))) for case in cases]
+    return [
+        (case.get("name"), not any(case.find(kind) is not None for kind in ("failure", "error", "skipped")))
+        for case in cases
+    ]
 
 
 def run_python(suite, env):
     folder, report = HERE / suite.folder, CACHE / f"{suite.folder}.xml"
     python = python_environment(suite.folder, folder / "requirements.txt")
+    # LiteLLM would download its list of prices when it is imported.
     env = {**env, "PYTHONPATH": str(HERE / "shared"), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    command = [python, "-m", "pytest", "--quiet", "--tb=short", "-p", "no:cacheprovider", "--rootdir", ".", f"--junitxml={report}", "."]
-    return report_of(command, report, env, folder)
+    pytest = [python, *"-m pytest --quiet --tb=short -p no:cacheprovider --rootdir .".split()]
+    return report_of([*pytest, f"--junitxml={report}"], report, env, folder)
 
 
 def run_node(suite, env):
     folder, report = HERE / suite.folder, CACHE / f"{suite.folder}.xml"
     node = node_environment(folder)
-    reporters = ["spec", "stdout", "junit", report]
-    command = [node, "--test", *(f"--test-reporter{kind}={value}" for kind, value in zip(["", "-destination"] * 2, reporters))]
-    return report_of(command, report, env, folder)
+    # The first is for people, the second for us.
+    reporters = ["--test-reporter=spec", "--test-reporter-destination=stdout"]
+    reporters += ["--test-reporter=junit", f"--test-reporter-destination={report}"]
+    return report_of([node, "--test", *reporters], report, env, folder)
 
 
 def report_of(command, report, env, folder):
@@ -158,7 +207,16 @@ def report_of(command, report, env, folder):
 
 def run_rust(suite, env):
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "clients"
-    common = ["--locked", "--quiet", "--manifest-path", HERE / suite.folder / "Cargo.toml", "--target-dir", target, "--test", "client"]
+    common = [
+        "--locked",
+        "--quiet",
+        "--manifest-path",
+        HERE / suite.folder / "Cargo.toml",
+        "--target-dir",
+        target,
+        "--test",
+        "client",
+    ]
     call(["cargo", "test", *common, "--no-run"], INSTALL_TIMEOUT)
     code, log = call(["cargo", "test", *common, "--", "--format=pretty"], SUITE_TIMEOUT, env, check=False)
     tests = [(name, result == "ok") for name, result in re.findall(r"^test (\w+) \.\.\. (\w+)$", log, re.MULTILINE)]
@@ -170,7 +228,13 @@ def run_rust(suite, env):
 def run_schemathesis(suite, env):
     folder, report = HERE / suite.folder, CACHE / f"{suite.folder}.xml"
     python = python_environment(suite.folder, folder / "requirements.txt")
-    command = [python.parent / "schemathesis", "--config-file", folder / "schemathesis.toml", "run", ROOT / "openapi" / "openapi.json"]
+    command = [
+        python.parent / "schemathesis",
+        "--config-file",
+        folder / "schemathesis.toml",
+        "run",
+        ROOT / "openapi" / "openapi.json",
+    ]
     command += ["--url", env["CLIENTS_URL"], "--header", f"Authorization: Bearer {env['CLIENTS_KEY']}"]
     command += ["--report", "junit", "--report-junit-path", report]
     return report_of(command, report, {**env, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(folder)}, CACHE)
@@ -197,7 +261,10 @@ def topics_of(tests):
 
 def readme_table(results):
     """The README's table of clients."""
-    lines = ["| Client | Version | Chat | Stream | Tools | Errors | Point it at the server |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| Client | Version | Chat | Stream | Tools | Errors | Point it at the server |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for suite, tests in results:
         if suite.language == "schemathesis":
             continue
@@ -211,7 +278,9 @@ def check_readme(results):
     """The table in the README is what ran; with UPDATE=1 it is written first."""
     readme = ROOT / "README.md"
     text = readme.read_text()
-    parts = re.split(r"(<!-- clients: made by `UPDATE=1 make test-clients` -->\n)(.*?)(<!-- /clients -->)", text, flags=re.DOTALL)
+    parts = re.split(
+        r"(<!-- clients: made by `UPDATE=1 make test-clients` -->\n)(.*?)(<!-- /clients -->)", text, flags=re.DOTALL
+    )
     if len(parts) != 5:
         raise Failure("README.md has no place for the table of clients")
     table = readme_table(results)
@@ -219,13 +288,17 @@ def check_readme(results):
         parts[2] = table
         readme.write_text("".join(parts))
     elif parts[2] != table:
-        raise Failure(f"the README's table of clients is not what ran; write it with `UPDATE=1 make test-clients`:\n{table}")
+        raise Failure(
+            f"the README's table of clients is not what ran; write it with `UPDATE=1 make test-clients`:\n{table}"
+        )
 
 
 def main():
     parser = argparse.ArgumentParser(description="Run the client suites against a server of the real binary.")
     parser.add_argument("--binary", required=True, help="the release binary of gossamer")
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"only these: {', '.join(suite.folder for suite in SUITES)}")
+    parser.add_argument(
+        "suites", nargs="*", metavar="SUITE", help=f"only these: {', '.join(suite.folder for suite in SUITES)}"
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.suites) - {suite.folder for suite in SUITES}
     if unknown:
@@ -237,12 +310,34 @@ def main():
 
     os.environ["E2E_BINARY"] = arguments.binary
     sys.path.insert(0, str(ROOT / "tests" / "e2e"))
-    from harness import MODEL, Server
+    from harness import MODEL, Server, gossamer
+
+    def create_key(path, *limits):
+        made = gossamer(
+            "keys",
+            "create",
+            "--key-file",
+            str(path),
+            "--name",
+            "clients",
+            "--scopes",
+            "inference,models,status,metrics,docs",
+            *limits,
+        )
+        assert made.returncode == 0, made.stderr
+        return made.stdout.strip()
 
     results, rows, passed, failed = [], [], 0, 0
+    key_file = CACHE / "keys.json"
+    key_file.unlink(missing_ok=True)
+    # The second may ask once a minute: one more is too many.
+    keys = {
+        "CLIENTS_KEY": create_key(key_file),
+        "CLIENTS_LIMITED_KEY": create_key(key_file, "--requests-per-minute", "1"),
+    }
     # A fixed date, so that greedy texts are the same before and after midnight.
-    with Server("--date", "2026-01-01") as server:
-        env = {**os.environ, "CLIENTS_URL": server.url, "CLIENTS_MODEL": MODEL, "CLIENTS_KEY": "unused"}
+    with Server("--date", "2026-01-01", "--key-file", str(key_file), key=keys["CLIENTS_KEY"]) as server:
+        env = {**os.environ, **keys, "CLIENTS_URL": server.url, "CLIENTS_MODEL": MODEL}
         for suite in chosen:
             began = time.monotonic()
             try:

@@ -6,9 +6,9 @@ import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { APICallError, generateText, stepCountIs, streamText, tool } from "ai";
 import { z } from "zod";
-import { ASK_WEATHER, CAPITAL, KEY, MODEL, TOO_LONG, URL, closedPortUrl, isWeatherAnswer, weather } from "../shared/gossamer_server.ts";
+import { ASK_WEATHER, CAPITAL, KEY, LIMITED_KEY, MODEL, TOO_LONG, URL, WRONG_KEY, closedPortUrl, isWeatherAnswer, weather } from "../shared/gossamer_server.ts";
 
-const compatible = (baseURL = URL) => createOpenAICompatible({ name: "gossamer", baseURL, apiKey: KEY, includeUsage: true });
+const compatible = (baseURL = URL, apiKey = KEY) => createOpenAICompatible({ name: "gossamer", baseURL, apiKey, includeUsage: true });
 const openai = createOpenAI({ baseURL: URL, apiKey: KEY });
 const SETTINGS = { temperature: 0, maxOutputTokens: 400, maxRetries: 0 };
 
@@ -101,6 +101,17 @@ test("stream: an error before the first event is an error of the call", async ()
   const result = streamText({ model: compatible()("no-such-model"), prompt: "Hello!", onError: ({ error }) => void errors.push(error), ...SETTINGS });
   await assert.rejects(async () => await result.text);
   assert.ok(APICallError.isInstance(errors[0]) && errors[0].statusCode === 404);
+});
+
+test("errors: a wrong key is not retried, a key over its limit is", async () => {
+  const ask = (key: string) => generateText({ model: compatible(URL, key)(MODEL), prompt: "Hello!", ...SETTINGS });
+  const checks = (status: number, retryable: boolean) => (error: unknown) => {
+    assert(APICallError.isInstance(error));
+    assert.deepEqual([error.statusCode, error.isRetryable], [status, retryable]);
+    return true;
+  };
+  await assert.rejects(ask(WRONG_KEY), checks(401, false));
+  await assert.rejects(Promise.all([ask(LIMITED_KEY), ask(LIMITED_KEY)]), checks(429, true));
 });
 
 test("errors: the model does not exist, nobody listens", async () => {

@@ -360,6 +360,14 @@ async fn errors_have_status_code_and_param() {
     assert_eq!((status, error.param.as_deref()), (400, Some("temperature")));
     assert_eq!(error.r#type.as_deref(), Some("invalid_request_error"));
 
+    let wrong = client_with(&variable("CLIENTS_URL"), "sk-gossamer-no-such-key");
+    let request = chat(vec![user("Hello!")]).build().expect("complete");
+    let (status, error) = refused(&wrong, request).await;
+    assert_eq!(
+        (status, error.code.as_deref()),
+        (401, Some("invalid_api_key"))
+    );
+
     let long = "green river ".repeat(200_000);
     let request = chat(vec![user(&long)]).build().expect("complete");
     let (status, error) = refused(&client, request).await;

@@ -4,7 +4,19 @@ import asyncio
 
 import openai
 import pytest
-from gossamer_server import ASK_SUM, ASK_WEATHER, CAPITAL, KEY, MODEL, URL, closed_port_url, is_weather_answer, weather
+from gossamer_server import (
+    ASK_SUM,
+    ASK_WEATHER,
+    CAPITAL,
+    KEY,
+    LIMITED_KEY,
+    MODEL,
+    URL,
+    WRONG_KEY,
+    closed_port_url,
+    is_weather_answer,
+    weather,
+)
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
@@ -109,6 +121,14 @@ def test_errors_are_those_of_the_sdk():
     with pytest.raises(openai.BadRequestError) as long:
         list(chat_model().stream("green river " * 200_000))
     assert long.value.code == "context_length_exceeded"
+
+
+def test_errors_of_keys():
+    with pytest.raises(openai.AuthenticationError) as wrong:
+        chat_model(api_key=WRONG_KEY).invoke("Hello!")
+    assert wrong.value.code == "invalid_api_key"
+    with pytest.raises(openai.RateLimitError):
+        chat_model(api_key=LIMITED_KEY).batch(["Hello!", "Hello!"])
 
 
 def test_errors_of_the_connection():

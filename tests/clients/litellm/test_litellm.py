@@ -5,9 +5,29 @@ import json
 
 import litellm
 import pytest
-from gossamer_server import ASK_WEATHER, CAPITAL, KEY, MODEL, URL, WEATHER, closed_port_url, is_weather_answer, user, weather
+from gossamer_server import (
+    ASK_WEATHER,
+    CAPITAL,
+    KEY,
+    LIMITED_KEY,
+    MODEL,
+    URL,
+    WEATHER,
+    WRONG_KEY,
+    closed_port_url,
+    is_weather_answer,
+    user,
+    weather,
+)
 
-SETTINGS = {"model": f"openai/{MODEL}", "api_base": URL, "api_key": KEY, "temperature": 0, "num_retries": 0, "timeout": 120}
+SETTINGS = {
+    "model": f"openai/{MODEL}",
+    "api_base": URL,
+    "api_key": KEY,
+    "temperature": 0,
+    "num_retries": 0,
+    "timeout": 120,
+}
 SETTINGS["max_tokens"] = 400
 
 
@@ -46,7 +66,9 @@ def test_chat_completions_of_raw_text():
 
 def test_stream_is_the_whole_answer_in_pieces():
     whole = litellm.completion(messages=user(CAPITAL), **SETTINGS)
-    chunks = list(litellm.completion(messages=user(CAPITAL), stream=True, stream_options={"include_usage": True}, **SETTINGS))
+    chunks = list(
+        litellm.completion(messages=user(CAPITAL), stream=True, stream_options={"include_usage": True}, **SETTINGS)
+    )
     built = litellm.stream_chunk_builder(chunks, messages=user(CAPITAL))
     assert built.choices[0].message.content == whole.choices[0].message.content
     assert built.choices[0].message.reasoning_content == whole.choices[0].message.reasoning_content
@@ -84,8 +106,15 @@ def test_errors_become_those_of_litellm():
 
     assert "no-such-model" in str(error_of(litellm.NotFoundError, model="openai/no-such-model"))
     assert "temperature" in str(error_of(litellm.BadRequestError, temperature=3))
+    error_of(litellm.AuthenticationError, api_key=WRONG_KEY)
     # Told apart from other bad requests by the words and the code of the error.
     error_of(litellm.ContextWindowExceededError, messages=user("green river " * 200_000))
+
+
+def test_errors_of_a_key_over_its_limit():
+    with pytest.raises(litellm.RateLimitError):
+        for _ in range(2):
+            litellm.completion(**{**SETTINGS, "messages": user("Hello!"), "api_key": LIMITED_KEY})
 
 
 def test_errors_of_the_connection():

@@ -16,7 +16,18 @@ from agents import (
     set_default_openai_client,
     set_tracing_disabled,
 )
-from gossamer_server import ASK_WEATHER, CAPITAL, KEY, MODEL, URL, closed_port_url, is_weather_answer, weather
+from gossamer_server import (
+    ASK_WEATHER,
+    CAPITAL,
+    KEY,
+    LIMITED_KEY,
+    MODEL,
+    URL,
+    WRONG_KEY,
+    closed_port_url,
+    is_weather_answer,
+    weather,
+)
 from openai import AsyncOpenAI
 from openai.types.shared import Reasoning
 
@@ -24,8 +35,8 @@ set_default_openai_api("chat_completions")
 set_tracing_disabled(True)
 
 
-def client(url=URL):
-    return AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=120)
+def client(url=URL, key=KEY):
+    return AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=120)
 
 
 # One loop for all tests, because the SDK keeps one client, and the client its connections.
@@ -46,7 +57,9 @@ def get_weather(city: str) -> str:
 
 def agent(**more):
     settings = ModelSettings(temperature=0, max_tokens=400, include_usage=True)
-    return Agent(**{"name": "Assistant", "instructions": "Be brief.", "model": MODEL, "model_settings": settings, **more})
+    return Agent(
+        **{"name": "Assistant", "instructions": "Be brief.", "model": MODEL, "model_settings": settings, **more}
+    )
 
 
 def run(agent, text, **more):
@@ -121,6 +134,16 @@ def test_errors_are_those_of_the_sdk():
     with pytest.raises(openai.BadRequestError) as hot:
         run(agent(), "Hello!", run_config=RunConfig(model_settings=ModelSettings(temperature=3)))
     assert hot.value.param == "temperature"
+
+
+def test_errors_of_keys():
+    set_default_openai_client(client(key=WRONG_KEY), use_for_tracing=False)
+    with pytest.raises(openai.AuthenticationError):
+        run(agent(), "Hello!")
+    set_default_openai_client(client(key=LIMITED_KEY), use_for_tracing=False)
+    with pytest.raises(openai.RateLimitError):
+        for _ in range(2):
+            run(agent(), "Hello!")
 
 
 def test_errors_of_the_connection():

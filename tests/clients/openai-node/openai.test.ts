@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import OpenAI from "openai";
 import type { ChatCompletionMessageParam, ChatCompletionTool } from "openai/resources/chat/completions";
-import { ASK_SUM, ASK_WEATHER, CAPITAL, KEY, MODEL, TOO_LONG, URL, closedPortUrl, isWeatherAnswer, weather } from "../shared/gossamer_server.ts";
+import { ASK_SUM, ASK_WEATHER, CAPITAL, KEY, LIMITED_KEY, MODEL, TOO_LONG, URL, WRONG_KEY, closedPortUrl, isWeatherAnswer, weather } from "../shared/gossamer_server.ts";
 import { assertIs } from "./schemas.ts";
 
 const client = new OpenAI({ baseURL: URL, apiKey: KEY, maxRetries: 0, timeout: 120_000 });
@@ -180,6 +180,17 @@ for (const stream of [false, true]) {
     await bad({ messages: user(TOO_LONG) }, { code: "context_length_exceeded" });
   });
 }
+
+test("errors: keys", async () => {
+  const ask = (apiKey: string) => new OpenAI({ baseURL: URL, apiKey, maxRetries: 0 }).chat.completions.create({ messages: user("Hello!"), ...CHAT });
+  await assert.rejects(ask(WRONG_KEY), (error) => error instanceof OpenAI.AuthenticationError && error.code === "invalid_api_key");
+  // The other suites share the key: the first request may be one too many already.
+  await assert.rejects(Promise.all([ask(LIMITED_KEY), ask(LIMITED_KEY)]), (error) => {
+    assert(error instanceof OpenAI.RateLimitError);
+    assert.equal(error.code, "rate_limit_exceeded");
+    return Number(error.headers.get("retry-after")) >= 1;
+  });
+});
 
 test("errors: unknown routes", async () => {
   await assert.rejects(client.embeddings.create({ model: MODEL, input: "Hello" }), OpenAI.NotFoundError);

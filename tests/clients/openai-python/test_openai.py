@@ -6,7 +6,20 @@ import json
 import openai
 import pydantic
 import pytest
-from gossamer_server import ASK_WEATHER, CAPITAL, KEY, MODEL, URL, WEATHER, closed_port_url, is_weather_answer, user, weather
+from gossamer_server import (
+    ASK_WEATHER,
+    CAPITAL,
+    KEY,
+    LIMITED_KEY,
+    MODEL,
+    URL,
+    WEATHER,
+    WRONG_KEY,
+    closed_port_url,
+    is_weather_answer,
+    user,
+    weather,
+)
 from openai import AsyncOpenAI, OpenAI
 
 # Without retries, so that a test sees the first answer; strict, so that a missing or mistyped field is an exception.
@@ -75,7 +88,9 @@ def test_chat_with_the_async_client():
 
 
 def test_chat_completions_of_raw_text(client):
-    answer = client.completions.create(model=MODEL, prompt=["Hello", "The capital of"], max_tokens=4, temperature=0, logprobs=2)
+    answer = client.completions.create(
+        model=MODEL, prompt=["Hello", "The capital of"], max_tokens=4, temperature=0, logprobs=2
+    )
     assert [choice.index for choice in answer.choices] == [0, 1]
     assert all(choice.finish_reason == "length" and len(choice.logprobs.tokens) == 4 for choice in answer.choices)
     assert answer.object == "text_completion" and answer.usage.completion_tokens == 8
@@ -88,7 +103,9 @@ def test_chat_models(client):
 
 def test_stream_is_the_whole_answer_in_pieces(client):
     whole = client.chat.completions.create(messages=user(CAPITAL), **CHAT)
-    stream = client.chat.completions.create(messages=user(CAPITAL), stream=True, stream_options={"include_usage": True}, **CHAT)
+    stream = client.chat.completions.create(
+        messages=user(CAPITAL), stream=True, stream_options={"include_usage": True}, **CHAT
+    )
     chunks = list(stream)
     choices = [choice for chunk in chunks for choice in chunk.choices]
     assert "".join(choice.delta.content or "" for choice in choices) == whole.choices[0].message.content
@@ -111,7 +128,7 @@ def test_stream_helper_accumulates_content_and_logprobs(client):
 def test_stream_of_raw_text(client):
     request = {"model": MODEL, "prompt": "Hello", "max_tokens": 8, "temperature": 0, "logprobs": 1}
     whole = client.completions.create(**request)
-    # Not strict: the SDK's type has no null for `finish_reason` here, while OpenAI sends it in every chunk but the last.
+    # Not strict: the SDK's type has no null for `finish_reason` here; OpenAI sends it in every chunk but the last.
     with OpenAI(**{**SETTINGS, "_strict_response_validation": False}) as lenient:
         chunks = list(lenient.completions.create(stream=True, stream_options={"include_usage": True}, **request))
     choices = [choice for chunk in chunks for choice in chunk.choices]
@@ -136,10 +153,16 @@ def test_stream_with_the_async_client_can_be_left_early():
 
 def test_tools_loop(client):
     messages = user(ASK_WEATHER)
-    choice = client.chat.completions.create(messages=messages, tools=[WEATHER], parallel_tool_calls=False, **CHAT).choices[0]
+    choice = client.chat.completions.create(
+        messages=messages, tools=[WEATHER], parallel_tool_calls=False, **CHAT
+    ).choices[0]
     assert choice.finish_reason == "tool_calls" and choice.message.content is None
     (call,) = choice.message.tool_calls
-    assert (call.type, call.function.name, json.loads(call.function.arguments)) == ("function", "get_weather", {"city": "Paris"})
+    assert (call.type, call.function.name, json.loads(call.function.arguments)) == (
+        "function",
+        "get_weather",
+        {"city": "Paris"},
+    )
     result = weather(**json.loads(call.function.arguments))
     messages += [choice.message, {"role": "tool", "tool_call_id": call.id, "content": result}]
     last = client.chat.completions.create(messages=messages, tools=[WEATHER], tool_choice="auto", **CHAT).choices[0]
@@ -169,7 +192,9 @@ def test_tools_from_a_pydantic_model(client):
 
 
 def test_tools_not_called_when_told_so(client):
-    choice = client.chat.completions.create(messages=user(ASK_WEATHER), tools=[WEATHER], tool_choice="none", **CHAT).choices[0]
+    choice = client.chat.completions.create(
+        messages=user(ASK_WEATHER), tools=[WEATHER], tool_choice="none", **CHAT
+    ).choices[0]
     assert choice.finish_reason == "stop" and not choice.message.tool_calls
 
 
@@ -191,6 +216,22 @@ def test_errors_have_class_code_and_param(client, stream):
     assert (unknown.param, unknown.code) == ("frobnicate", "unknown_parameter")
     long = error_of(openai.BadRequestError, messages=user("green river " * 200_000))
     assert long.code == "context_length_exceeded"
+
+
+def test_errors_of_keys():
+    with OpenAI(**{**SETTINGS, "api_key": WRONG_KEY}) as client:
+        with pytest.raises(openai.AuthenticationError) as wrong:
+            client.chat.completions.create(messages=user("Hello!"), **CHAT)
+    assert (wrong.value.code, wrong.value.type) == ("invalid_api_key", "invalid_request_error")
+    with OpenAI(**{**SETTINGS, "api_key": LIMITED_KEY}) as client:
+        # The other suites share the key: the first request may be one too many already.
+        with pytest.raises(openai.RateLimitError) as limited:
+            for _ in range(2):
+                answer = client.chat.completions.with_raw_response.create(messages=user("Hello!"), **CHAT)
+                assert answer.headers["x-ratelimit-limit-requests"] == "1"
+                assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+    assert limited.value.code == "rate_limit_exceeded"
+    assert 1 <= int(limited.value.response.headers["retry-after"]) <= 60
 
 
 def test_errors_of_unknown_routes(client):

@@ -1,12 +1,32 @@
-"""Pydantic AI: runs, streams, its own tool loop, its errors. Typed outputs force a tool, which the server refuses by name."""
+"""Pydantic AI: runs, streams, its own tool loop, its errors. Typed outputs force a tool: refused by name."""
 
 import asyncio
 
 import pytest
-from gossamer_server import ASK_SUM, ASK_WEATHER, CAPITAL, KEY, MODEL, URL, closed_port_url, is_weather_answer, weather
+from gossamer_server import (
+    ASK_SUM,
+    ASK_WEATHER,
+    CAPITAL,
+    KEY,
+    LIMITED_KEY,
+    MODEL,
+    URL,
+    WRONG_KEY,
+    closed_port_url,
+    is_weather_answer,
+    weather,
+)
 from openai import AsyncOpenAI
 from pydantic import BaseModel
-from pydantic_ai import Agent, ModelAPIError, ModelHTTPError, ToolCallPart, ToolReturnPart, UsageLimitExceeded, UsageLimits
+from pydantic_ai import (
+    Agent,
+    ModelAPIError,
+    ModelHTTPError,
+    ToolCallPart,
+    ToolReturnPart,
+    UsageLimitExceeded,
+    UsageLimits,
+)
 from pydantic_ai.messages import TextPart, ThinkingPart
 from pydantic_ai.models.openai import OpenAIChatModel
 from pydantic_ai.providers.openai import OpenAIProvider
@@ -15,8 +35,8 @@ from pydantic_ai.providers.openai import OpenAIProvider
 LOOP = asyncio.Runner()
 
 
-def agent(name=MODEL, url=URL, **more):
-    client = AsyncOpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=120)
+def agent(name=MODEL, url=URL, key=KEY, **more):
+    client = AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=120)
     model = OpenAIChatModel(name, provider=OpenAIProvider(openai_client=client))
     settings = {"temperature": 0, "max_tokens": 400, **more.pop("settings", {})}
     return Agent(model, instructions="Be brief.", model_settings=settings, **more)
@@ -96,6 +116,7 @@ def test_errors_have_status_and_body():
 
     missing = error_of(agent(name="no-such-model"))
     assert missing.status_code == 404 and missing.body["code"] == "model_not_found"
+    assert error_of(agent(key=WRONG_KEY)).status_code == 401
     hot = error_of(agent(settings={"temperature": 3}))
     assert hot.status_code == 400 and hot.body["param"] == "temperature"
     long = error_of(agent(), "green river " * 200_000)
@@ -110,6 +131,13 @@ def test_errors_name_what_typed_outputs_need():
     with pytest.raises(ModelHTTPError) as raised:
         run(agent(output_type=City), CAPITAL)
     assert raised.value.status_code == 400 and raised.value.body["param"] == "tool_choice"
+
+
+def test_errors_of_a_key_over_its_limit():
+    with pytest.raises(ModelHTTPError) as limited:
+        for _ in range(2):
+            run(agent(key=LIMITED_KEY), "Hello!")
+    assert limited.value.status_code == 429
 
 
 def test_errors_of_the_connection():

@@ -57,7 +57,7 @@ def make_sense(body):
 
 @schemathesis.hook
 def before_load_schema(context, document):
-    """Takes over the schemas of events: they describe what an event carries, and Schemathesis would hold the event itself to them."""
+    """Takes over the schemas of events: they are of what an event carries, and Schemathesis takes them for the event's."""
     components = {"components": document["components"]}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():

@@ -10,6 +10,8 @@ import socket
 URL = os.environ["CLIENTS_URL"] + "/v1"
 MODEL = os.environ["CLIENTS_MODEL"]
 KEY = os.environ["CLIENTS_KEY"]
+# Good for one request per minute.
+LIMITED_KEY = os.environ["CLIENTS_LIMITED_KEY"]
 WRONG_KEY = "sk-gossamer-no-such-key"
 
 CAPITAL = "What is the capital of France?"

@@ -15,6 +15,8 @@ function variable(name: string): string {
 export const URL = `${variable("CLIENTS_URL")}/v1`;
 export const MODEL = variable("CLIENTS_MODEL");
 export const KEY = variable("CLIENTS_KEY");
+/** Good for one request per minute. */
+export const LIMITED_KEY = variable("CLIENTS_LIMITED_KEY");
 export const WRONG_KEY = "sk-gossamer-no-such-key";
 
 export const CAPITAL = "What is the capital of France?";

@@ -4,14 +4,15 @@
 //!
 //! # What is accepted, what is refused
 //!
-//! A field is in one of four classes. None is ignored in silence.
+//! A field is in one of these classes. None is ignored in silence.
 //!
 //! | class | answer | chat completions | completions |
 //! |---|---|---|---|
 //! | implemented | used | `messages` `max_completion_tokens` `tools` `tool_choice` `reasoning_effort` `max_reasoning_tokens` `include_reasoning` `top_logprobs` | `prompt` `best_of` `echo` |
 //! | | | both: `model` `max_tokens` `n` `stream` `stream_options` `stop` `seed` `temperature` `top_p` `top_k` `min_p` `repetition_penalty` `presence_penalty` `frequency_penalty` `logit_bias` `logprobs` `min_tokens` `ignore_eos` `stop_token_ids` `prompt_logprobs` `priority` `cache_salt` | |
-//! | harmless | checked, not used: it cannot change the answer | `user` `safety_identifier` `metadata` `prompt_cache_key` `parallel_tool_calls` (one call per turn is what the model can do), `messages[].name` of others than users | `user` |
-//! | one value only | that value passes, others are `unsupported_value` | `response_format` (`text`) `store` (`false`) `service_tier` (`auto`, `default`) `modalities` (`["text"]`) `verbosity` (`medium`) `prompt_cache_retention` (`in_memory`) `tools[].function.strict` (`false`) | |
+//! | harmless | checked, not used: it cannot change the answer | `user` `safety_identifier` `metadata` `prompt_cache_key` `parallel_tool_calls` (one call per turn is what the model can do), `messages[].name` of others than users, an assistant message's `provider_specific_fields` (LiteLLM sends them back) | `user` |
+//! | promised by others, not kept | checked, not used | `tools[].function.strict`: arguments are not held to the schema yet, but SDKs declare functions as strict unasked, and would be locked out | |
+//! | one value only | that value passes, others are `unsupported_value` | `response_format` (`text`) `store` (`false`) `service_tier` (`auto`, `default`) `modalities` (`["text"]`) `verbosity` (`medium`) `prompt_cache_retention` (`in_memory`) | |
 //! | | | both: `stream_options.include_obfuscation` (`false`) | |
 //! | of the API, not here | `unsupported_parameter` | [`chat::UNSUPPORTED`] | [`completions::UNSUPPORTED`] |
 //! | anything else | `unknown_parameter` | | |
@@ -22,7 +23,7 @@
 //! answer again would find nothing. A chat without `max_tokens` may use the rest of the context, as in OpenAI's API; an
 //! operator who fears a model that repeats itself sets `api.default_max_tokens`.
 //!
-//! The values that pass in the third class are those which say what happens anyway, and SDKs send them unasked.
+//! The values that pass in the class of one value are those which say what happens anyway, and SDKs send them unasked.
 
 pub(crate) mod chat;
 pub(crate) mod completions;
@@ -89,21 +90,19 @@ impl Generate {
     ) -> Result<usize, ApiError> {
         let room = limit.saturating_sub(prompt_len);
         if room == 0 {
-            return Err(ApiError::field(
-                ErrorCode::ContextLengthExceeded,
+            return Err(ApiError::context_length(
                 prompt_param,
-                format!(
-                    "At most {limit} tokens fit, prompt and answer together, but the prompt alone has {prompt_len}. Shorten it."
-                ),
+                limit,
+                format!("the prompt alone has {prompt_len}. Shorten it."),
             ));
         }
         let max_tokens = match self.max_tokens {
             Some(asked) if asked > room => {
-                return Err(ApiError::field(
-                    ErrorCode::ContextLengthExceeded,
+                return Err(ApiError::context_length(
                     prompt_param,
+                    limit,
                     format!(
-                        "At most {limit} tokens fit, but the prompt has {prompt_len} and {asked} more are requested. \
+                        "the prompt has {prompt_len} and {asked} more are requested. \
                          Shorten the prompt or ask for at most {room}."
                     ),
                 ));
