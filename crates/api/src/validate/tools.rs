@@ -159,7 +159,8 @@ fn tool(item: Value, path: &str) -> Result<Tool, ApiError> {
             ));
         }
     };
-    // Not kept, and still accepted: SDKs declare functions as strict whether or not their user asked for it.
+    // Clients set this by themselves (OpenAI's Agents SDK, its Python helper for Pydantic models), so it must not stop
+    // them: arguments are as good as the model writes them, with or without it.
     function.boolean("strict")?;
     function.finish(&[])?;
     Ok(Tool {
