@@ -368,7 +368,7 @@ async fn errors_have_status_code_and_param() {
         (401, Some("invalid_api_key"))
     );
 
-    let long = "green river ".repeat(200_000);
+    let long = "green river ".repeat(70_000);
     let request = chat(vec![user(&long)]).build().expect("complete");
     let (status, error) = refused(&client, request).await;
     assert_eq!(

@@ -108,7 +108,7 @@ def test_errors_become_those_of_litellm():
     assert "temperature" in str(error_of(litellm.BadRequestError, temperature=3))
     error_of(litellm.AuthenticationError, api_key=WRONG_KEY)
     # Told apart from other bad requests by the words and the code of the error.
-    error_of(litellm.ContextWindowExceededError, messages=user("green river " * 200_000))
+    error_of(litellm.ContextWindowExceededError, messages=user("green river " * 70_000))
 
 
 def test_errors_of_a_key_over_its_limit():

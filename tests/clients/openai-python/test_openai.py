@@ -214,7 +214,7 @@ def test_errors_have_class_code_and_param(client, stream):
     assert role.param == "messages[0].role"
     unknown = error_of(openai.BadRequestError, extra_body={"frobnicate": 1})
     assert (unknown.param, unknown.code) == ("frobnicate", "unknown_parameter")
-    long = error_of(openai.BadRequestError, messages=user("green river " * 200_000))
+    long = error_of(openai.BadRequestError, messages=user("green river " * 70_000))
     assert long.code == "context_length_exceeded"
 
 

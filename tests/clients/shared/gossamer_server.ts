@@ -22,7 +22,7 @@ export const WRONG_KEY = "sk-gossamer-no-such-key";
 export const CAPITAL = "What is the capital of France?";
 export const ASK_WEATHER = "What is the weather in Paris?";
 export const ASK_SUM = "What is 17 + 25?";
-export const TOO_LONG = "green river ".repeat(200_000);
+export const TOO_LONG = "green river ".repeat(70_000);
 
 /** The result that a tool gives to the model. */
 export function weather(city: string) {

@@ -4,7 +4,7 @@
 //!
 //! # What is accepted, what is refused
 //!
-//! A field is in one of five classes. None is ignored in silence.
+//! A field is in one of four classes. None is ignored in silence.
 //!
 //! | class | answer | chat completions | completions |
 //! |---|---|---|---|
@@ -22,7 +22,7 @@
 //! answer again would find nothing. A chat without `max_tokens` may use the rest of the context, as in OpenAI's API; an
 //! operator who fears a model that repeats itself sets `api.default_max_tokens`.
 //!
-//! The values that pass in the class of one value are those which say what happens anyway, and SDKs send them unasked.
+//! The values that pass in the third class are those which say what happens anyway, and SDKs send them unasked.
 
 pub(crate) mod chat;
 pub(crate) mod completions;
