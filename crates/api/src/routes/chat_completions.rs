@@ -1,20 +1,22 @@
 //! `POST /v1/chat/completions`.
 
+use std::rc::Rc;
+
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use gossamer_harmony::render;
-use serde_json::Value;
 
 use super::{prepare, read_body};
 use crate::error::ApiError;
 use crate::generation::{ChatAssembler, Generation, Job};
+use crate::openapi::errors::GenerationErrors;
 use crate::reply::chat::{ChatChunks, Shown, WholeChat};
 use crate::reply::{Head, collect};
 use crate::request_id::RequestContext;
 use crate::sse;
 use crate::state::AppState;
-use crate::validate::chat;
-use crate::wire;
+use crate::validate::chat::{self, ChatRequest};
+use crate::wire::chat::{ChatCompletion, ChatCompletionChunk, ChatCompletionRequest};
 
 /// Answers a conversation.
 ///
@@ -26,20 +28,13 @@ use crate::wire;
     path = "/v1/chat/completions",
     operation_id = "createChatCompletion",
     tag = "OpenAI",
-    request_body = wire::chat::ChatCompletionRequest,
+    request_body = ChatCompletionRequest,
     responses(
         (status = 200, description = "The answer; with `stream`, as server-sent events.", content(
-            (wire::chat::ChatCompletion = "application/json"),
-            (wire::chat::ChatCompletionChunk = "text/event-stream"),
+            (ChatCompletion = "application/json"),
+            (ChatCompletionChunk = "text/event-stream"),
         )),
-        (status = 400, description = "A field is wrong, unknown or not supported, or the prompt is too long.", body = wire::error::ErrorBody),
-        (status = 404, description = "No such model.", body = wire::error::ErrorBody),
-        (status = 408, description = "The body did not arrive in time.", body = wire::error::ErrorBody),
-        (status = 413, description = "The body is too large.", body = wire::error::ErrorBody),
-        (status = 415, description = "The body is not declared as JSON.", body = wire::error::ErrorBody),
-        (status = 429, description = "The queue is full; `Retry-After` says when to come back.", body = wire::error::ErrorBody),
-        (status = 500, description = "The engine failed.", body = wire::error::ErrorBody),
-        (status = 503, description = "Shutting down, or queued for too long.", body = wire::error::ErrorBody),
+        GenerationErrors,
     ),
 )]
 pub(crate) async fn create(
@@ -47,40 +42,83 @@ pub(crate) async fn create(
     payload: Payload,
     state: Data<AppState>,
 ) -> Result<HttpResponse, ApiError> {
+    const ID_PREFIX: &str = "chatcmpl-";
     let context = RequestContext::of(&request);
     let body = read_body(&request, payload, &state.config).await?;
-    let (job, tools_allowed) = prepare(&state, body, read).await?;
-
-    let stream = job.generate.stream;
-    let shown = Shown {
-        reasoning_content: state.config.reasoning_content,
-        logprobs: job.generate.sampling.logprobs.is_some(),
-        usage: stream.is_some_and(|stream| stream.include_usage),
-    };
-    let generation = Generation::submit(job, &state, context, |generate| {
-        Box::new(ChatAssembler::new(&generate.stop_strings, tools_allowed))
-    })?;
-    let head = Head::new("chatcmpl-", &state.config);
-    let num_choices = generation.num_choices();
-    if stream.is_some() {
-        let chunks = ChatChunks::new(head, num_choices, shown);
-        let metrics = state.metrics.api.clone();
-        return Ok(sse::respond(
-            generation,
-            chunks,
-            state.config.heartbeat,
-            metrics,
-        ));
+    let prepared = prepare(&state, body, |body, state| {
+        Prepared::new(chat::validate(body, &state.config)?, "messages", state)
+    })
+    .await?;
+    if prepared.job.generate.stream.is_some() {
+        return prepared.streamed(ID_PREFIX, &state, context);
     }
-    let mut answer = WholeChat::new(num_choices, shown);
-    let usage = collect(generation, &mut answer).await?;
-    Ok(HttpResponse::Ok().json(answer.finish(head, usage)))
+    let answer = prepared.whole(ID_PREFIX, &state, context).await?;
+    Ok(HttpResponse::Ok().json(answer))
 }
 
-fn read(body: Value, state: &AppState) -> Result<(Job, bool), ApiError> {
-    let request = chat::validate(body, &state.config)?;
-    let tools_allowed = !request.conversation.tools.is_empty();
-    let prompt = render(&request.conversation);
-    let job = Job::new(vec![prompt], request.generate, "messages", state)?;
-    Ok((job, tools_allowed))
+/// A valid chat request, rendered and known to fit: all that is left is to run it.
+pub(super) struct Prepared {
+    job: Job,
+    tools_allowed: bool,
+}
+
+impl Prepared {
+    /// Renders a request. `prompt_param` is the field that an error about the prompt names.
+    pub fn new(
+        request: ChatRequest,
+        prompt_param: &'static str,
+        state: &AppState,
+    ) -> Result<Self, ApiError> {
+        let tools_allowed = !request.conversation.tools.is_empty();
+        let prompt = render(&request.conversation);
+        let job = Job::new(vec![prompt], request.generate, prompt_param, state)?;
+        Ok(Self { job, tools_allowed })
+    }
+
+    /// Runs it to its end.
+    pub async fn whole(
+        self,
+        id_prefix: &str,
+        state: &AppState,
+        context: Rc<RequestContext>,
+    ) -> Result<ChatCompletion, ApiError> {
+        let shown = self.shown(state);
+        let generation = self.submit(state, context)?;
+        let head = Head::new(id_prefix, &state.config);
+        let mut answer = WholeChat::new(generation.num_choices(), shown);
+        let usage = collect(generation, &mut answer).await?;
+        Ok(answer.finish(head, usage))
+    }
+
+    /// Runs it, chunk by chunk.
+    pub fn streamed(
+        self,
+        id_prefix: &str,
+        state: &AppState,
+        context: Rc<RequestContext>,
+    ) -> Result<HttpResponse, ApiError> {
+        let shown = self.shown(state);
+        let generation = self.submit(state, context)?;
+        let head = Head::new(id_prefix, &state.config);
+        let chunks = ChatChunks::new(head, generation.num_choices(), shown);
+        let metrics = state.metrics.api.clone();
+        let heartbeat = state.config.heartbeat;
+        Ok(sse::respond(generation, chunks, heartbeat, metrics))
+    }
+
+    fn shown(&self, state: &AppState) -> Shown {
+        let generate = &self.job.generate;
+        Shown {
+            reasoning_content: state.config.reasoning_content,
+            logprobs: generate.sampling.logprobs.is_some(),
+            usage: generate.stream.is_some_and(|stream| stream.include_usage),
+        }
+    }
+
+    fn submit(self, state: &AppState, context: Rc<RequestContext>) -> Result<Generation, ApiError> {
+        let Self { job, tools_allowed } = self;
+        Generation::submit(job, state, context, |generate| {
+            Box::new(ChatAssembler::new(&generate.stop_strings, tools_allowed))
+        })
+    }
 }

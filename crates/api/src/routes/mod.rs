@@ -5,8 +5,11 @@
 
 pub mod chat_completions;
 pub mod completions;
+pub mod docs;
 pub mod models;
 pub mod operations;
+pub mod simple;
+pub mod tokens;
 
 use actix_web::http::Method;
 use actix_web::http::header;
@@ -20,19 +23,29 @@ use crate::state::{ApiConfig, AppState};
 /// Patterns of all routes: the labels of the request metrics.
 pub(crate) const PATTERNS: &[&str] = &[
     "/v1/chat/completions",
+    "/v1/chat/completions/render",
     "/v1/completions",
     "/v1/models",
     "/v1/models/{model}",
+    "/tokenize",
+    "/detokenize",
+    "/generate",
+    "/chat",
+    "/stream",
     "/health",
     "/ready",
     "/metrics",
     "/info",
+    "/openapi.json",
+    "/docs",
+    "/docs/{file}",
 ];
 
 /// Registers every route.
 pub(crate) fn configure(config: &mut ServiceConfig) {
     config
         .service(post("/v1/chat/completions", chat_completions::create))
+        .service(post("/v1/chat/completions/render", tokens::render))
         .service(post("/v1/completions", completions::create))
         .service(get("/v1/models", models::list))
         // A model's id may contain slashes.
@@ -41,6 +54,15 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
         .service(get("/ready", operations::ready))
         .service(get("/metrics", operations::metrics))
         .service(get("/info", operations::info))
+        .service(post("/tokenize", tokens::tokenize))
+        .service(post("/detokenize", tokens::detokenize))
+        .service(post("/generate", simple::generate))
+        .service(post("/chat", simple::chat))
+        .service(post("/stream", simple::stream))
+        .service(get("/openapi.json", docs::document))
+        .service(get("/docs", docs::with_slash))
+        // The page itself is the file without a name.
+        .service(get("/docs/{file:[^/]*}", docs::file))
         .default_service(web::to(unknown_url));
 }
 
@@ -49,7 +71,7 @@ pub(crate) fn label(pattern: Option<&str>) -> &'static str {
     let Some(pattern) = pattern else {
         return "other";
     };
-    let pattern = pattern.replace(":.+}", "}");
+    let pattern = pattern.replace(":.+}", "}").replace(":[^/]*}", "}");
     PATTERNS
         .iter()
         .copied()
