@@ -95,7 +95,7 @@ class Page:
 def test_a_person_tries_a_chat_completion(browser, server):
     page = Page(browser, server)
     assert browser.current_url == f"{server.url}/docs/"
-    assert page.find(".information-container h2").text.startswith("Gossamer")
+    assert page.find(".information-container .title").text.startswith("Gossamer")
     page.authorize(TOKEN)
 
     status, text = page.try_chat(QUESTION)

@@ -20,7 +20,7 @@ use security::Credentials;
 #[openapi(
     info(
         title = "Gossamer",
-        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+        license(name = "MIT OR Apache-2.0"),
         description = "An OpenAI-compatible gateway for GPT-OSS.\n\n\
                        `null` in a request means the same as leaving the field out. A field that is not listed here is refused \
                        with status 400. Every error has the body `{\"error\": {message, type, param, code}}`.\n\n\

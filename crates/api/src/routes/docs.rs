@@ -40,6 +40,9 @@ static CONFIG: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
         Config::new(["../openapi.json"])
             // Otherwise the page asks validator.swagger.io to judge the document.
             .validator_url("none")
+            // The bar of the other layout asks for the address of some other document, and its logo has a style of its own,
+            // which the policy forbids.
+            .use_base_layout()
             .display_request_duration(true)
             .display_operation_id(true)
             .default_models_expand_depth(0),
