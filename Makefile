@@ -13,7 +13,8 @@ MODEL_VENV := .venv-model
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-rust test-e2e test-browser check fmt fmt-check lint openapi openapi-check openapi-lint config doc bench load eval model clean
+.PHONY: help run build test test-rust test-e2e test-browser check fmt fmt-check lint openapi openapi-check openapi-lint config doc
+.PHONY: bench load hostile eval model clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +87,12 @@ bench: build $(LOADTEST) ## Measure one stream against sixteen; fails under a ra
 load: build $(LOADTEST) ## Run the load scenarios with their thresholds and the leak check
 	LOADTEST_SERVER=$(GOSSAMER) loadtest/with-server.sh sh -c '$(LOADTEST) --url $$LOADTEST_URL \
 		loadtest/scenarios/chat.toml loadtest/scenarios/long-prompt-mix.toml loadtest/scenarios/cancel-storm.toml'
+
+# make hostile HOSTILE="100000 --seed 7" for another storm
+HOSTILE ?= 10000
+hostile: build $(LOADTEST) ## Send 10,000 hostile requests; fails on a wrong answer, a dead server, or anything left behind
+	LOADTEST_SERVER=$(GOSSAMER) SERVE_FLAGS="--kv-cache-bytes 64MiB --max-model-len 2048 --log-level warn" loadtest/with-server.sh sh -c \
+		'$(LOADTEST) --url $$LOADTEST_URL --hostile $(HOSTILE)'
 
 .PHONY: $(LOADTEST)
 $(LOADTEST):

@@ -140,6 +140,20 @@ impl Target {
         read_all(response).await
     }
 
+    /// The text of the answer to a JSON body.
+    ///
+    /// # Errors
+    /// The exchange failed or the status is not 200.
+    pub async fn post(&self, path: &str, body: String) -> Result<String, ClientError> {
+        let (_connection, response) = self.send("POST", path, body).await?;
+        read_all(response).await
+    }
+
+    /// `HOST:PORT`.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
     /// Sends a request of the scenario and follows its answer.
     pub async fn measure(&self, request: &Request, deadline: Instant) -> Measured {
         let mut measured = Measured {

@@ -1,9 +1,11 @@
-//! `gossamer-loadtest`: runs scenarios against a server and fails when a threshold is missed or something leaks.
+//! `gossamer-loadtest`: runs scenarios, or a storm of hostile requests, against a server, and fails when a threshold is
+//! missed, an answer is wrong or something leaks.
 //!
 //! Knows the server only by its HTTP interface; works on any OpenAI-compatible one (the leak check needs Gossamer's metrics).
-//! Invariant: exit code 0 means that every scenario kept its thresholds.
+//! Invariant: exit code 0 means that every scenario kept its thresholds, and that a storm did no harm.
 
 mod client;
+mod hostile;
 mod report;
 mod run;
 mod scenario;
@@ -14,6 +16,7 @@ use std::process::ExitCode;
 use clap::{Arg, Command};
 
 use client::Target;
+use hostile::Storm;
 use report::Report;
 use scenario::Scenario;
 
@@ -31,13 +34,25 @@ fn command() -> Command {
                 .value_parser(clap::value_parser!(f64))
                 .help("Fail unless the last scenario makes at least X times the tokens per second of the first"),
         )
+        .arg(number("hostile", "N", "Send N hostile requests, after a warm-up of as many, at most 2500"))
+        .arg(number("seed", "N", "With --hostile: decides every byte that is sent [default: 1]"))
+        .arg(number("concurrency", "N", "With --hostile: connections at the same time [default: 32]"))
+        .arg(number("max-growth-mib", "N", "With --hostile: most growth of the server's memory [default: 24]"))
         .arg(
             Arg::new("scenarios")
                 .value_name("SCENARIO")
                 .num_args(1..)
-                .required(true)
+                .required_unless_present("hostile")
                 .help("Scenario files, run one after the other"),
         )
+}
+
+fn number(name: &'static str, value: &'static str, help: &'static str) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .value_name(value)
+        .value_parser(clap::value_parser!(u64))
+        .help(help)
 }
 
 fn main() -> ExitCode {
@@ -78,6 +93,26 @@ async fn run_all(matches: &clap::ArgMatches) -> Result<bool, String> {
         None => first_model(&target).await?,
     };
 
+    if let Some(requests) = matches.get_one::<u64>("hostile") {
+        let or = |name: &str, default| *matches.get_one::<u64>(name).unwrap_or(&default);
+        let storm = Storm {
+            requests: *requests,
+            warm_up: (*requests).min(2500),
+            concurrency: or("concurrency", 32).max(1) as usize,
+            seed: or("seed", 1),
+            max_growth: Some(or("max-growth-mib", 24) as f64 * f64::from(1 << 20)),
+        };
+        let verdict = hostile::run(&storm, &target, &model).await;
+        println!("hostile: {}", verdict.summary());
+        for failure in &verdict.failures {
+            println!("hostile: FAILED: {failure}");
+        }
+        if let Some(path) = text("json") {
+            write_json(&path, &verdict)?;
+        }
+        return Ok(verdict.failures.is_empty());
+    }
+
     let mut reports = Vec::new();
     for scenario in &scenarios {
         eprintln!(
@@ -114,11 +149,14 @@ async fn run_all(matches: &clap::ArgMatches) -> Result<bool, String> {
         }
     }
     if let Some(path) = text("json") {
-        let json = serde_json::to_string_pretty(&reports).map_err(|error| error.to_string())?;
-        std::fs::write(&path, json + "\n")
-            .map_err(|error| format!("cannot write {path}: {error}"))?;
+        write_json(&path, &reports)?;
     }
     Ok(good)
+}
+
+fn write_json(path: &str, value: &impl serde::Serialize) -> Result<(), String> {
+    let json = serde_json::to_string_pretty(value).map_err(|error| error.to_string())?;
+    std::fs::write(path, json + "\n").map_err(|error| format!("cannot write {path}: {error}"))
 }
 
 async fn first_model(target: &Target) -> Result<String, String> {

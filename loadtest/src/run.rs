@@ -73,13 +73,7 @@ pub struct Held {
 impl Held {
     /// Reads the server's metrics. `None` if they are not Gossamer's.
     pub fn parse(text: &str) -> Option<Self> {
-        let value = |name: &str| -> Option<f64> {
-            let line = text.lines().find(|line| {
-                line.strip_prefix(name)
-                    .is_some_and(|rest| rest.starts_with(' '))
-            })?;
-            line.rsplit(' ').next()?.parse().ok()
-        };
+        let value = |name: &str| metric(text, name);
         let used = value("gossamer_kv_blocks{state=\"used\"}")?;
         let cached = value("gossamer_kv_blocks{state=\"cached\"}")?;
         let free = value("gossamer_kv_blocks{state=\"free\"}")?;
@@ -90,6 +84,15 @@ impl Held {
             blocks_lost: value("gossamer_kv_blocks_capacity")? - used - cached - free,
         })
     }
+}
+
+/// A metric's value, labels written as in the exposition.
+pub fn metric(text: &str, name: &str) -> Option<f64> {
+    let line = text.lines().find(|line| {
+        line.strip_prefix(name)
+            .is_some_and(|rest| rest.starts_with(' '))
+    })?;
+    line.rsplit(' ').next()?.parse().ok()
 }
 
 /// Waits until the server holds nothing; what it still holds after ten seconds otherwise.

@@ -220,9 +220,14 @@ impl Kind {
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): enough to choose prompts.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
+    /// Numbers that depend on the seed alone.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -232,11 +237,17 @@ impl Random {
     }
 
     /// In `0..bound`, which is at least 1.
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
-    fn within(&mut self, [low, high]: [u64; 2]) -> u64 {
+    /// One of these; there is at least one.
+    pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        &items[self.below(items.len() as u64) as usize]
+    }
+
+    /// From `low` to `high`, both included.
+    pub fn within(&mut self, [low, high]: [u64; 2]) -> u64 {
         low + self.below(high - low + 1)
     }
 }

@@ -74,17 +74,25 @@ error_table! {
     EmptyArray => BAD_REQUEST, "invalid_request_error", "empty_array";
     /// An array has too many elements.
     ArrayAboveMaxLength => BAD_REQUEST, "invalid_request_error", "array_above_max_length";
+    /// A string is too long.
+    StringAboveMaxLength => BAD_REQUEST, "invalid_request_error", "string_above_max_length";
+    /// An object has too many fields.
+    ObjectAboveMaxProperties => BAD_REQUEST, "invalid_request_error", "object_above_max_properties";
     /// A string that needs a character has none.
     EmptyString => BAD_REQUEST, "invalid_request_error", "empty_string";
     /// Prompt, or prompt and requested output, exceed what a sequence can hold.
     ContextLengthExceeded => BAD_REQUEST, "invalid_request_error", "context_length_exceeded";
     /// No such model.
     ModelNotFound => NOT_FOUND, "invalid_request_error", "model_not_found";
+    /// The head or the framing of a request is not HTTP/1.1.
+    MalformedRequest => BAD_REQUEST, "invalid_request_error", "malformed_request";
+    /// The request line and headers are larger or more than the server reads.
+    HeadersTooLarge => REQUEST_HEADER_FIELDS_TOO_LARGE, "invalid_request_error", "request_headers_too_large";
     /// No such path.
     UnknownUrl => NOT_FOUND, "invalid_request_error", "unknown_url";
     /// The path exists, the method does not; `Allow` says which do.
     MethodNotAllowed => METHOD_NOT_ALLOWED, "invalid_request_error", "method_not_allowed";
-    /// The body was not received in time.
+    /// The head or the body was not received in time.
     RequestTimeout => REQUEST_TIMEOUT, "invalid_request_error", "request_timeout";
     /// The body is larger than the configured limit.
     PayloadTooLarge => PAYLOAD_TOO_LARGE, "invalid_request_error", "request_too_large";
@@ -94,6 +102,8 @@ error_table! {
     QueueFull => TOO_MANY_REQUESTS, "rate_limit_error", "engine_overloaded";
     /// The request waited in the queue for longer than the configured bound.
     QueueTimeout => SERVICE_UNAVAILABLE, "server_error", "queue_timeout";
+    /// The bodies that are being read at this moment take all the memory that is meant for them.
+    Overloaded => SERVICE_UNAVAILABLE, "server_error", "server_overloaded";
     /// The server is stopping.
     ShuttingDown => SERVICE_UNAVAILABLE, "server_error", "shutting_down";
     /// No token was produced yet, or none can be any more.

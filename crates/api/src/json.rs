@@ -1,21 +1,82 @@
-//! Strict JSON: what `serde_json` reads, and no key twice in an object.
+//! Strict JSON: what `serde_json` reads, no key twice in an object, and no U+0000 in a text.
 //!
 //! `serde_json` keeps the last of two equal keys, silently; the client then believes in a value that was never used.
 //! It already refuses trailing bytes, lone surrogates, numbers out of range and nesting deeper than 128.
+//! U+0000 is a character in JSON and in no text that anybody means to send; what comes after us (logs, C strings, databases)
+//! treats it in as many ways as there are.
 
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-/// Reads one JSON document.
+use crate::error::{ApiError, ErrorCode};
+
+/// Reads a body.
 ///
 /// # Errors
-/// A sentence for the client, with line and column.
-pub fn parse(bytes: &[u8]) -> Result<Value, String> {
+/// `invalid_json` with line and column; `invalid_value` with the field that holds U+0000.
+pub fn read(bytes: &[u8]) -> Result<Value, ApiError> {
+    let value = parse(bytes).map_err(|error| {
+        ApiError::new(
+            ErrorCode::InvalidJson,
+            format!("The body is not valid JSON: {error}."),
+        )
+    })?;
+    // A body that is a text itself is no object, and is refused for that.
+    match path_of_nul(&value).filter(|path| !path.is_empty()) {
+        None => Ok(value),
+        Some(path) => {
+            let message = format!("'{path}' must not hold the character U+0000.");
+            Err(ApiError::field(ErrorCode::InvalidValue, path, message))
+        }
+    }
+}
+
+/// Reads one JSON document. An error is a part of a sentence.
+fn parse(bytes: &[u8]) -> Result<Value, String> {
+    if bytes.is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        return Err("it begins with a byte order mark".to_owned());
+    }
     serde_json::from_slice::<Strict>(bytes)
         .map(|strict| strict.0)
         .map_err(|error| error.to_string())
+}
+
+/// The first text or key with U+0000, as a path: `messages[0].content`.
+fn path_of_nul(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => text.contains('\0').then(String::new),
+        Value::Array(items) => items.iter().enumerate().find_map(|(i, item)| {
+            let rest = path_of_nul(item)?;
+            Some(join(&format!("[{i}]"), &rest))
+        }),
+        Value::Object(map) => map.iter().find_map(|(key, value)| {
+            if key.contains('\0') {
+                return Some(shown(&key.replace('\0', "\u{fffd}")));
+            }
+            let rest = path_of_nul(value)?;
+            Some(join(&shown(key), &rest))
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) => None,
+    }
+}
+
+/// A path that goes on: `a` and `b` are `a.b`, `a` and `[0]` are `a[0]`.
+fn join(first: &str, rest: &str) -> String {
+    let dot = if rest.is_empty() || rest.starts_with('[') {
+        ""
+    } else {
+        "."
+    };
+    format!("{first}{dot}{rest}")
+}
+
+fn shown(key: &str) -> String {
+    key.chars().take(64).collect()
 }
 
 struct Strict(Value);
@@ -75,7 +136,7 @@ impl<'de> Visitor<'de> for StrictVisitor {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
             if map.contains_key(&key) {
-                let shown: String = key.chars().take(64).collect();
+                let shown = shown(&key);
                 return Err(de::Error::custom(format_args!("duplicate key {shown:?}")));
             }
             let Strict(value) = entries.next_value()?;
@@ -101,10 +162,31 @@ mod tests {
     }
 
     #[test]
+    fn a_nul_is_refused_by_its_place() {
+        for (text, path) in [
+            (r#"{"a":"x\u0000"}"#, "a"),
+            (
+                r#"{"messages":[{"role":"user"},{"content":[{"text":"\u0000"}]}]}"#,
+                "messages[1].content[0].text",
+            ),
+            (r#"{"a":{"b\u0000c":1}}"#, "a.b\u{fffd}c"),
+            (r#"[["\u0000"]]"#, "[0][0]"),
+        ] {
+            let error = read(text.as_bytes()).expect_err(text);
+            assert_eq!(error.param(), Some(path), "{text}");
+            assert_eq!(error.code(), ErrorCode::InvalidValue);
+        }
+        for fine in [&br#"{"a":"\\u0000"}"#[..], br#""\u0000""#] {
+            assert!(read(fine).is_ok());
+        }
+    }
+
+    #[test]
     fn what_is_not_strict_json_is_refused() {
         let deep = "[".repeat(200) + &"]".repeat(200);
         for text in [
             "",
+            "\u{feff}{}",
             "{",
             "{} x",
             r#"{"a":1,"a":1}"#,

@@ -1,7 +1,7 @@
 //! The HTTP layer: OpenAI's API over the scheduler. Owns text and identity.
 //!
 //! ```text
-//!  bytes ──▶ request_id ──▶ routes ──▶ validate ──▶ harmony::render ──▶ generation ──submit──▶ scheduler
+//!  bytes ──▶ connection ──▶ request_id ──▶ cors ──▶ routes ──▶ validate ──▶ harmony::render ──▶ generation ──submit──▶ scheduler
 //!            id, log,       size,      fields to    text to             │  ▲
 //!            metrics        JSON       types, 400   tokens              │  └──── tokens ◀────────┘
 //!                                                                       ▼ harmony::Parser, stop strings
@@ -13,6 +13,8 @@
 //! and that cancels it in the scheduler; an error answer always is OpenAI's error object; a field of a request is used,
 //! known to be harmless, or refused by name.
 
+mod connection;
+mod cors;
 mod error;
 mod generation;
 mod json;

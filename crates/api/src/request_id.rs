@@ -4,21 +4,26 @@
 //! (the body at its end, actix when the client goes away) ends the request, so exactly one line is logged for each.
 //! Labels are route patterns, never paths as received.
 
+use std::any::Any;
 use std::cell::Cell;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header::{HeaderName, HeaderValue};
-use actix_web::http::{Method, StatusCode};
+use actix_web::error::InternalError;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::{ConnectionType, Method, StatusCode, Version};
 use actix_web::middleware::Next;
 use actix_web::web::Bytes;
-use actix_web::{Error, HttpMessage, HttpRequest};
+use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError};
+use futures_util::FutureExt;
 use gossamer_metrics::ApiMetrics;
 
+use crate::connection::{Activity, OpenRequest};
 use crate::error::{ApiError, ErrorCode};
 use crate::routes;
 use crate::state::AppState;
@@ -38,6 +43,7 @@ pub(crate) struct RequestContext {
     /// When the request's head was read.
     pub arrived: Instant,
     usage: Cell<Option<Usage>>,
+    body_read: Cell<bool>,
 }
 
 impl RequestContext {
@@ -53,11 +59,17 @@ impl RequestContext {
         self.usage.set(Some(usage));
     }
 
+    /// The body was read to its end, so the connection can go on.
+    pub fn note_body_read(&self) {
+        self.body_read.set(true);
+    }
+
     fn new(id: String) -> Self {
         Self {
             id,
             arrived: Instant::now(),
             usage: Cell::new(None),
+            body_read: Cell::new(false),
         }
     }
 }
@@ -73,13 +85,61 @@ pub(crate) async fn track(
     request.extensions_mut().insert(Rc::clone(&context));
     let mut log = RequestLog::new(request.request(), Rc::clone(&context));
 
-    let mut response = next.call(request).await?.map_into_boxed_body();
+    let framing = Framing::of(request.request(), &context);
+    // A panic would end the connection's task, and with it the connection, without an answer.
+    let mut response = match AssertUnwindSafe(next.call(request)).catch_unwind().await {
+        Ok(response) => response?.map_into_boxed_body(),
+        Err(panic) => return Err(log.panicked(&*panic)),
+    };
+    framing.settle(response.response_mut());
     // The id was made or checked to be a header value; an empty answer is still an answer.
     if let Ok(value) = HeaderValue::from_str(&context.id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     log.answered(&response);
     Ok(response.map_body(|_, body| Tracked { body, log }))
+}
+
+/// What decides where an answer ends and what may follow it, where the dispatcher (actix-http 3.20) gets that wrong.
+struct Framing {
+    activity: Option<Rc<Activity>>,
+    context: Rc<RequestContext>,
+    /// HTTP/1.0 has no chunks: the end of the connection is the end of a stream.
+    old: bool,
+    /// The dispatcher takes everything that follows for the body, and announces chunks that it does not write.
+    upgrade: bool,
+    /// There is a body. One that nobody wants ends the connection: the dispatcher would read chunks to their end, however
+    /// far that is.
+    body: bool,
+}
+
+impl Framing {
+    fn of(request: &HttpRequest, context: &Rc<RequestContext>) -> Self {
+        let headers = request.headers();
+        Self {
+            activity: Activity::of(request).cloned(),
+            context: Rc::clone(context),
+            old: request.version() < Version::HTTP_11,
+            upgrade: headers.contains_key(header::UPGRADE) || request.method() == Method::CONNECT,
+            body: headers.contains_key(header::TRANSFER_ENCODING)
+                || (headers.get(header::CONTENT_LENGTH)).is_some_and(|length| length != "0"),
+        }
+    }
+
+    fn settle(&self, response: &mut HttpResponse) {
+        let streamed = response.body().size() == BodySize::Stream;
+        let head = response.head_mut();
+        if streamed && (self.old || self.upgrade) {
+            head.no_chunking(true);
+            head.set_connection_type(ConnectionType::Close);
+        }
+        if self.upgrade || (self.body && !self.context.body_read.get()) {
+            head.set_connection_type(ConnectionType::Close);
+            if let Some(activity) = &self.activity {
+                activity.close();
+            }
+        }
+    }
 }
 
 /// `prefix` and 24 random letters and digits (142 bits): unique, not secret.
@@ -96,6 +156,15 @@ fn sane(value: &HeaderValue) -> Option<String> {
     ((1..=128).contains(&text.len()) && text.chars().all(ordinary)).then(|| text.to_owned())
 }
 
+/// Logs and counts an answer to something that never became a request.
+pub(crate) fn log_refusal(id: &str, error: &ApiError, metrics: &ApiMetrics) {
+    let (status, code) = (error.code().status().as_u16(), error.code().as_str());
+    metrics.request_started();
+    metrics.request_ended(routes::label(None), status, Duration::ZERO);
+    metrics.error(code);
+    tracing::info!(request_id = %id, status, error = code, detail = error.internal_detail(), "no request");
+}
+
 /// Ends the request when dropped.
 struct RequestLog {
     context: Rc<RequestContext>,
@@ -107,6 +176,7 @@ struct RequestLog {
     error: Option<ApiError>,
     sent_bytes: u64,
     complete: bool,
+    _open: Option<OpenRequest>,
 }
 
 impl RequestLog {
@@ -117,7 +187,9 @@ impl RequestLog {
         if let Some(metrics) = &metrics {
             metrics.request_started();
         }
+        let expects = request.head().expect();
         Self {
+            _open: Activity::of(request).map(|activity| activity.begin(expects)),
             context,
             metrics,
             route: routes::label(request.match_pattern().as_deref()),
@@ -139,6 +211,24 @@ impl RequestLog {
                 response.response().body().size(),
                 BodySize::None | BodySize::Sized(0)
             );
+    }
+}
+
+impl RequestLog {
+    /// Ends a request whose handler panicked, with what is left to answer.
+    fn panicked(mut self, panic: &(dyn Any + Send)) -> Error {
+        let message = (panic.downcast_ref::<&str>().copied())
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let error = ApiError::internal()
+            .with_internal(format!("panic: {}", message.unwrap_or("no message")));
+        let mut answer = error.error_response();
+        if let Ok(value) = HeaderValue::from_str(&self.context.id) {
+            answer.headers_mut().insert(REQUEST_ID, value);
+        }
+        self.status = Some(answer.status());
+        self.complete = true;
+        self.error = Some(error);
+        InternalError::from_response("a handler panicked", answer).into()
     }
 }
 
@@ -218,6 +308,31 @@ mod tests {
         for bad in [&b""[..], b"a b", b"a\tb", b"a\"b", b"\xff", &[b'a'; 129]] {
             assert_eq!(check(bad), None, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_panic_is_an_answer_with_an_id() {
+        use actix_web::{App, middleware::from_fn, rt::System, test, web};
+
+        async fn panics() -> &'static str {
+            panic!("a bug")
+        }
+        System::new().block_on(async {
+            let app = App::new().route("/", web::get().to(panics));
+            let service = test::init_service(app.wrap(from_fn(track))).await;
+            let request = test::TestRequest::get().insert_header((REQUEST_ID, "my-id"));
+            let error = test::try_call_service(&service, request.to_request()).await;
+            let answer = error.expect_err("an error").error_response();
+            assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+            let id = answer.headers().get(REQUEST_ID);
+            assert_eq!(id.and_then(|id| id.to_str().ok()), Some("my-id"));
+            let body = actix_web::body::to_bytes(answer.into_body()).await;
+            let body = String::from_utf8(body.unwrap_or_default().to_vec()).expect("text");
+            assert!(
+                body.contains("internal_error") && !body.contains("a bug"),
+                "{body}"
+            );
+        });
     }
 
     #[test]

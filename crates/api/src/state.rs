@@ -2,6 +2,7 @@
 //!
 //! Built once by whoever wires the server together and cloned into every worker.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +10,7 @@ use gossamer_harmony::Tokenizer;
 use gossamer_metrics::Metrics;
 use gossamer_scheduler::SchedulerHandle;
 
+use crate::routes::BodyMemory;
 use crate::wire::models::ServerInfo;
 
 /// Settings of the HTTP layer. The gateway fills in every field; there are no defaults here.
@@ -20,6 +22,8 @@ pub struct ApiConfig {
     pub model_aliases: Vec<String>,
     /// Largest request body, bytes.
     pub body_limit: usize,
+    /// Most bytes that all bodies may take that are held at the same time.
+    pub body_memory: usize,
     /// Longest time for a body to arrive.
     pub body_timeout: Duration,
     /// Largest `n`: choices per prompt. The scheduler's own bound holds in any case.
@@ -36,6 +40,8 @@ pub struct ApiConfig {
     pub system_fingerprint: Option<String>,
     /// The date that the model is told.
     pub date: PromptDate,
+    /// Origins whose pages may use the API from a browser, as in `https://example.org`; `*` is any.
+    pub cors_origins: Vec<String>,
 }
 
 impl ApiConfig {
@@ -71,6 +77,10 @@ pub struct AppState {
     pub(crate) metrics: Metrics,
     pub(crate) config: Arc<ApiConfig>,
     pub(crate) info: Arc<ServerInfo>,
+    pub(crate) bodies: BodyMemory,
+    /// Turns the salts that clients choose into the scheduler's. Its keys are random, so nobody can look for two salts
+    /// that are the same to it.
+    salts: RandomState,
     pub(crate) started: Instant,
     /// Seconds since 1970 at the start; `created` of the models.
     pub(crate) created: i64,
@@ -91,9 +101,16 @@ impl AppState {
             metrics,
             config: Arc::new(config),
             info: Arc::new(info),
+            bodies: BodyMemory::default(),
+            salts: RandomState::new(),
             started: Instant::now(),
             created: unix_seconds(),
         }
+    }
+
+    /// The scheduler's salt for a client's; 0 stands for none.
+    pub(crate) fn cache_salt(&self, salt: Option<&str>) -> u64 {
+        salt.map_or(0, |salt| self.salts.hash_one(salt).max(1))
     }
 }
 

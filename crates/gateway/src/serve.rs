@@ -163,6 +163,7 @@ fn api_config(config: &Config) -> ApiConfig {
         model: name.clone(),
         model_aliases: aliases.clone(),
         body_limit: config.server.max_body_bytes,
+        body_memory: config.server.max_body_memory_bytes,
         body_timeout: config.server.body_timeout,
         max_choices: config.api.max_n,
         default_max_tokens: config.api.default_max_tokens,
@@ -174,6 +175,7 @@ fn api_config(config: &Config) -> ApiConfig {
             None => PromptDate::Today,
             Some(date) => PromptDate::Fixed(date.clone()),
         },
+        cors_origins: config.server.cors_origins.clone(),
     }
 }
 
@@ -184,6 +186,7 @@ fn server_config(config: &Config) -> ServerConfig {
         max_connections: config.server.max_connections,
         keep_alive: config.server.keep_alive,
         request_timeout: config.server.request_timeout,
+        write_timeout: config.server.write_timeout,
         disconnect_timeout: FLUSH,
         // The scheduler has ended every answer by then.
         shutdown_timeout: FLUSH,

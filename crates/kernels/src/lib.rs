@@ -29,5 +29,7 @@ pub use ops::mxfp4_matmul::mxfp4_matmul;
 pub use ops::rms_norm::rms_norm;
 pub use ops::rope::{RopeTable, YarnParams, rope};
 pub use ops::router::router_topk;
-pub use ops::sampling::{argmax, collect_at_least, max, softmax_in_place, sum_exp};
+pub use ops::sampling::{
+    argmax, collect_at_least, max, softmax_in_place, sum_exp, sum_exp_weighted,
+};
 pub use views::{Bf16Matrix, Bf16Slice, ColumnsMut, Mxfp4Matrix};

@@ -11,6 +11,7 @@ use crate::catalog::Catalog;
 pub struct ApiMetrics {
     requests: IntCounterVec,
     in_flight: IntGauge,
+    connections: IntGauge,
     duration: HistogramVec,
     ttft: Histogram,
     inter_token: Histogram,
@@ -25,6 +26,7 @@ impl ApiMetrics {
         Self {
             requests: catalog.http_requests.clone(),
             in_flight: catalog.http_in_flight.clone(),
+            connections: catalog.http_connections.clone(),
             duration: catalog.request_duration.clone(),
             ttft: catalog.ttft.clone(),
             inter_token: catalog.inter_token_latency.clone(),
@@ -33,6 +35,12 @@ impl ApiMetrics {
             cancelled: catalog.cancelled.clone(),
             repairs: catalog.harmony_repairs.clone(),
         }
+    }
+
+    /// A connection was accepted; it counts as open until the returned value is dropped.
+    pub fn connection_opened(&self) -> OpenConnection {
+        self.connections.inc();
+        OpenConnection(self.connections.clone())
     }
 
     /// A request arrived; pair with [`ApiMetrics::request_ended`].
@@ -79,5 +87,15 @@ impl ApiMetrics {
     /// The harmony parser repaired `count` deviations of this kind.
     pub fn harmony_repairs(&self, kind: &'static str, count: u64) {
         self.repairs.with_label_values(&[kind]).inc_by(count);
+    }
+}
+
+/// An open connection; stops counting when dropped.
+#[derive(Debug)]
+pub struct OpenConnection(IntGauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

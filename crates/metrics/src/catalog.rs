@@ -59,6 +59,7 @@ pub(crate) struct Catalog {
 
     pub http_requests: IntCounterVec,
     pub http_in_flight: IntGauge,
+    pub http_connections: IntGauge,
     pub request_duration: HistogramVec,
     pub ttft: Histogram,
     pub inter_token_latency: Histogram,
@@ -99,6 +100,7 @@ impl Catalog {
 
             http_requests: register(r, IntCounterVec::new(Opts::new("gossamer_api_requests_total", "HTTP requests answered."), &["route", "status"])),
             http_in_flight: gauge(r, "gossamer_api_requests_in_flight", "HTTP requests being answered."),
+            http_connections: gauge(r, "gossamer_api_connections_open", "Open connections, idle ones included."),
             request_duration: register(r, HistogramVec::new(HistogramOpts::new("gossamer_api_request_duration_seconds", "From the request's arrival to the last byte of its answer.").buckets(REQUEST_BUCKETS.to_vec()), &["route"])),
             ttft: histogram(r, "gossamer_api_time_to_first_token_seconds", "From the request's arrival to its first generated token.", TTFT_BUCKETS),
             inter_token_latency: histogram(r, "gossamer_api_inter_token_latency_seconds", "Between two tokens of one sequence.", LATENCY_BUCKETS),

@@ -11,7 +11,7 @@ mod engine;
 mod rate;
 mod scheduler;
 
-pub use api::ApiMetrics;
+pub use api::{ApiMetrics, OpenConnection};
 pub use catalog::{LATENCY_BUCKETS, TTFT_BUCKETS};
 pub use engine::EngineMetrics;
 pub use scheduler::{BlockCounts, SchedulerMetrics};

@@ -96,11 +96,14 @@ fn request(limit: usize) -> impl Strategy<Value = NewRequest> {
         0_u64..3,
         prop_oneof![4 => Just(0_u64), 1 => Just(1)],
         any::<bool>(),
+        prop_oneof![3 => Just(0), 1 => -1..=1],
+        prop_oneof![1 => Just(None), 1 => handover().prop_map(Some)],
+        prop_oneof![2 => Just(None), 1 => (0_u8..=2).prop_map(Some)],
     );
     (tokens, prompt_len, n, max_tokens, min_tokens, clamp, rest).prop_map(
         move |(mut prompt, prompt_len, n, max_tokens, min_tokens, clamp, rest)| {
             prompt.truncate(prompt_len);
-            let (seed, cache_salt, penalties) = rest;
+            let (seed, cache_salt, penalties, priority, handover, prompt_logprobs) = rest;
             let room = limit.saturating_sub(prompt_len).max(1);
             let max_tokens = if clamp {
                 max_tokens.min(room)
@@ -125,7 +128,22 @@ fn request(limit: usize) -> impl Strategy<Value = NewRequest> {
                     },
                 },
                 cache_salt,
+                priority,
+                handover: handover.map(Arc::new),
+                prompt_logprobs,
             }
+        },
+    )
+}
+
+fn handover() -> impl Strategy<Value = Handover> {
+    let tokens = |len| prop::collection::vec(0..=STOP, len);
+    (tokens(1..=2), tokens(0..=1), 0_usize..=3, tokens(0..=4)).prop_map(
+        |(opens, closes, max_tokens, tokens)| Handover {
+            opens,
+            closes,
+            max_tokens,
+            tokens,
         },
     )
 }
@@ -161,6 +179,8 @@ fn script() -> impl Strategy<Value = (Setup, Vec<Op>)> {
 struct Expected {
     request: NewRequest,
     outputs: Vec<Vec<TokenId>>,
+    /// Scores of the prompt's tokens, as they came.
+    scored: Vec<PromptLogprobs>,
     finished: BTreeMap<u32, FinishReason>,
     terminal: Option<TokenEvent>,
     cancelled: bool,
@@ -266,6 +286,7 @@ impl Driver {
                 assert!(!invalid && !queue_full && prompt_len + max_tokens <= limit);
                 let expected = Expected {
                     outputs: vec![Vec::new(); request.n as usize],
+                    scored: Vec::new(),
                     request,
                     finished: BTreeMap::new(),
                     terminal: None,
@@ -300,6 +321,7 @@ impl Driver {
             return;
         };
         self.num_steps += 1;
+        self.check_order();
         if let Some(log) = &mut self.log {
             writeln!(log, "{plan:?}").unwrap();
         }
@@ -329,7 +351,11 @@ impl Driver {
             }
             Some(output) => {
                 let drawn = output.samples.len();
-                let mismatch = SampleCountMismatch { planned, drawn };
+                let mismatch = OutputMismatch {
+                    what: "tokens",
+                    planned,
+                    given: drawn,
+                };
                 assert_eq!(self.scheduler.commit(output), Err(mismatch));
                 true
             }
@@ -354,6 +380,23 @@ impl Driver {
         for id in planned {
             let expected = &self.requests[&id];
             assert!(expected.terminal.is_some() || expected.cancelled);
+        }
+    }
+
+    /// Whoever has just started comes before all who still wait to start.
+    fn check_order(&mut self) {
+        let rank = |id: RequestId| (self.requests[&id].request.priority, id);
+        for started in self.scheduler.take_started() {
+            for &waiting in self.requests.keys() {
+                assert!(
+                    !self.scheduler.is_unstarted(waiting) || rank(started.request) < rank(waiting),
+                    "{:?} has started before {waiting:?}",
+                    started.request
+                );
+                let arrived_later = waiting < started.request;
+                let overtakes = arrived_later && self.scheduler.is_unstarted(waiting);
+                self.coverage.overtakes += usize::from(overtakes);
+            }
         }
     }
 
@@ -391,11 +434,16 @@ impl Driver {
             match event {
                 TokenEvent::Token { index, token, .. } => {
                     assert!(!expected.finished.contains_key(&index));
+                    assert_eq!(expected.scored, all_scores(&expected.request));
                     expected.outputs[index as usize].push(token);
                 }
                 TokenEvent::SequenceFinished { index, reason } => {
                     let again = expected.finished.insert(index, reason);
                     assert_eq!(again, None, "sequence {index} finished twice");
+                }
+                TokenEvent::Prompt(scored) => {
+                    assert!(!scored.is_empty());
+                    expected.scored.extend(scored);
                 }
                 terminal => expected.terminal = Some(terminal),
             }
@@ -428,11 +476,24 @@ impl Driver {
             let by_caller = expected.finished.values();
             reached.ended_by_caller += by_caller.filter(|&&r| r == FinishReason::Caller).count();
             match &expected.terminal {
-                Some(TokenEvent::Finished(summary)) => reached.cached_tokens += summary.cached_len,
+                Some(TokenEvent::Finished(summary)) => {
+                    reached.cached_tokens += summary.cached_len;
+                    let preempted = summary.preemptions > 0 && !expected.scored.is_empty();
+                    reached.rescored += usize::from(preempted);
+                    let free = NewRequest {
+                        handover: None,
+                        ..expected.request.clone()
+                    };
+                    let changed = (0..).zip(&expected.outputs);
+                    reached.handovers += changed
+                        .filter(|(i, output)| !alone(&free, *i).0.starts_with(output))
+                        .count();
+                }
                 Some(TokenEvent::Failed(_)) => reached.failed_requests += 1,
                 _ => {}
             }
         }
+        reached.overtakes += self.coverage.overtakes;
         reached.preemptions += self.scheduler.num_preemptions();
         reached.copies += self.coverage.copies;
         reached.chunks += self.coverage.chunks;
@@ -472,6 +533,23 @@ impl Driver {
     }
 }
 
+/// What a request is told about its prompt.
+fn all_scores(request: &NewRequest) -> Vec<PromptLogprobs> {
+    let Some(top) = request.prompt_logprobs else {
+        return Vec::new();
+    };
+    let positions = request.prompt.iter().zip(0..).skip(1);
+    positions
+        .map(|(&token, rank)| PromptLogprobs {
+            rank,
+            logprobs: TokenLogprobs {
+                logprob: -(token as f32),
+                top: vec![(token, 0.0); top.into()],
+            },
+        })
+        .collect()
+}
+
 /// How often the cases reached what they are for.
 #[derive(Debug, Default)]
 struct Coverage {
@@ -484,6 +562,9 @@ struct Coverage {
     failed_requests: usize,
     ended_by_caller: usize,
     cancelled_with_output: usize,
+    overtakes: usize,
+    handovers: usize,
+    rescored: usize,
 }
 
 #[test]
@@ -517,11 +598,15 @@ fn any_interleaving_gives_every_request_its_own_answer_and_one_end() {
         failed_requests,
         ended_by_caller,
         cancelled_with_output,
+        overtakes,
+        handovers,
+        rescored,
     } = reached.into_inner();
     println!(
         "{preemptions} preemptions, {copies} copies, {chunks} chunks, {mixed_steps} mixed steps, {forks} forks, \
          {cached_tokens} tokens from the cache, {failed_requests} failed requests, {ended_by_caller} ended by the caller, \
-         {cancelled_with_output} cancelled with output"
+         {cancelled_with_output} cancelled with output, {overtakes} overtakes, {handovers} handovers, \
+         {rescored} preempted with scores"
     );
     // Seen: hundreds to thousands of each. Cases that no longer get there test nothing.
     let least = [
@@ -534,6 +619,9 @@ fn any_interleaving_gives_every_request_its_own_answer_and_one_end() {
         failed_requests,
         ended_by_caller,
         cancelled_with_output,
+        overtakes,
+        handovers,
+        rescored,
     ];
     assert!(least.iter().all(|&count| count >= 30), "{least:?}");
 }

@@ -21,6 +21,8 @@ use crate::scripted_executor::ScriptedExecutor;
 pub struct TestSetup {
     /// What the model says.
     pub script: Script,
+    /// Tokens that the model says at a log-probability of -9 and not -0.25.
+    pub unlikely: Vec<u32>,
     /// How the executor behaves.
     pub control: Control,
     /// Settings of the HTTP layer.
@@ -38,11 +40,13 @@ impl TestSetup {
     pub fn new(script: Script) -> Self {
         Self {
             script,
+            unlikely: Vec::new(),
             control: Control::default(),
             api: ApiConfig {
                 model: "test-model".into(),
                 model_aliases: vec!["test-alias".into()],
                 body_limit: 1 << 20,
+                body_memory: 64 << 20,
                 body_timeout: Duration::from_secs(10),
                 max_choices: 8,
                 default_max_tokens: None,
@@ -51,12 +55,14 @@ impl TestSetup {
                 retry_after: Duration::from_secs(2),
                 system_fingerprint: Some("fp_test".into()),
                 date: PromptDate::Fixed("2026-01-02".into()),
+                cors_origins: Vec::new(),
             },
             server: ServerConfig {
                 workers: 1,
                 max_connections: 1000,
                 keep_alive: Duration::from_secs(5),
                 request_timeout: Duration::from_secs(5),
+                write_timeout: Duration::from_secs(5),
                 disconnect_timeout: Duration::from_secs(1),
                 shutdown_timeout: Duration::from_secs(1),
             },
@@ -105,7 +111,8 @@ pub struct TestServer {
 impl TestServer {
     fn start(setup: TestSetup) -> Self {
         let metrics = Metrics::new();
-        let executor = ScriptedExecutor::new(setup.capacity, setup.script, setup.control.clone());
+        let executor = ScriptedExecutor::new(setup.capacity, setup.script, setup.control.clone())
+            .with_unlikely(setup.unlikely);
         let (scheduler, worker) = gossamer_scheduler::start(
             setup.scheduler,
             Box::new(executor),

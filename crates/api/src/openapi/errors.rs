@@ -27,12 +27,14 @@ const BODY: &[ErrorCode] = &[
     ErrorCode::DecimalAboveMax,
     ErrorCode::EmptyArray,
     ErrorCode::ArrayAboveMaxLength,
+    ErrorCode::StringAboveMaxLength,
+    ErrorCode::ObjectAboveMaxProperties,
     ErrorCode::EmptyString,
     ErrorCode::ModelNotFound,
     ErrorCode::RequestTimeout,
     ErrorCode::PayloadTooLarge,
     ErrorCode::UnsupportedMediaType,
-    ErrorCode::Internal,
+    ErrorCode::Overloaded,
 ];
 
 /// A valid request that cannot be answered.
@@ -45,7 +47,12 @@ const GENERATION: &[ErrorCode] = &[
 ];
 
 /// What any route may answer.
-const ANY: &[ErrorCode] = &[ErrorCode::MethodNotAllowed, ErrorCode::Internal];
+const ANY: &[ErrorCode] = &[
+    ErrorCode::MalformedRequest,
+    ErrorCode::MethodNotAllowed,
+    ErrorCode::HeadersTooLarge,
+    ErrorCode::Internal,
+];
 
 /// Of routes that generate.
 pub(crate) struct GenerationErrors;

@@ -11,7 +11,8 @@ use crate::error::ApiError;
 use crate::generation::{ChatAssembler, Generation, Job};
 use crate::openapi::errors::GenerationErrors;
 use crate::reply::chat::{ChatChunks, Shown, WholeChat};
-use crate::reply::{Head, collect};
+use crate::reply::prompts::{Prompts, Wanted};
+use crate::reply::{Head, ShownUsage, collect};
 use crate::request_id::RequestContext;
 use crate::sse;
 use crate::state::AppState;
@@ -44,7 +45,7 @@ pub(crate) async fn create(
 ) -> Result<HttpResponse, ApiError> {
     const ID_PREFIX: &str = "chatcmpl-";
     let context = RequestContext::of(&request);
-    let body = read_body(&request, payload, &state.config).await?;
+    let body = read_body(&request, payload, &state).await?;
     let prepared = prepare(&state, body, |body, state| {
         Prepared::new(chat::validate(body, &state.config)?, "messages", state)
     })
@@ -60,6 +61,8 @@ pub(crate) async fn create(
 pub(super) struct Prepared {
     job: Job,
     tools_allowed: bool,
+    include_reasoning: bool,
+    names_tier: bool,
 }
 
 impl Prepared {
@@ -72,7 +75,13 @@ impl Prepared {
         let tools_allowed = !request.conversation.tools.is_empty();
         let prompt = render(&request.conversation);
         let job = Job::new(vec![prompt], request.generate, prompt_param, state)?;
-        Ok(Self { job, tools_allowed })
+        job.check_prompt_logprobs("prompt_logprobs")?;
+        Ok(Self {
+            job,
+            tools_allowed,
+            include_reasoning: request.include_reasoning,
+            names_tier: request.names_tier,
+        })
     }
 
     /// Runs it to its end.
@@ -82,10 +91,14 @@ impl Prepared {
         state: &AppState,
         context: Rc<RequestContext>,
     ) -> Result<ChatCompletion, ApiError> {
-        let shown = self.shown(state);
+        let (shown, head) = (self.shown(state), self.head(id_prefix, state));
+        let wanted = Wanted {
+            prompt_logprobs: self.job.generate.prompt_logprobs,
+            ..Wanted::default()
+        };
+        let prompt = Prompts::new(&self.job.prompts, wanted);
         let generation = self.submit(state, context)?;
-        let head = Head::new(id_prefix, &state.config);
-        let mut answer = WholeChat::new(generation.num_choices(), shown);
+        let mut answer = WholeChat::new(generation.num_choices(), shown, prompt);
         let usage = collect(generation, &mut answer).await?;
         Ok(answer.finish(head, usage))
     }
@@ -97,9 +110,8 @@ impl Prepared {
         state: &AppState,
         context: Rc<RequestContext>,
     ) -> Result<HttpResponse, ApiError> {
-        let shown = self.shown(state);
+        let (shown, head) = (self.shown(state), self.head(id_prefix, state));
         let generation = self.submit(state, context)?;
-        let head = Head::new(id_prefix, &state.config);
         let chunks = ChatChunks::new(head, generation.num_choices(), shown);
         let metrics = state.metrics.api.clone();
         let heartbeat = state.config.heartbeat;
@@ -109,15 +121,22 @@ impl Prepared {
     fn shown(&self, state: &AppState) -> Shown {
         let generate = &self.job.generate;
         Shown {
+            reasoning: self.include_reasoning,
             reasoning_content: state.config.reasoning_content,
             logprobs: generate.sampling.logprobs.is_some(),
-            usage: generate.stream.is_some_and(|stream| stream.include_usage),
+            usage: ShownUsage::new(generate.stream),
         }
     }
 
+    fn head(&self, id_prefix: &str, state: &AppState) -> Head {
+        let mut head = Head::new(id_prefix, &state.config);
+        head.service_tier = self.names_tier.then_some("default");
+        head
+    }
+
     fn submit(self, state: &AppState, context: Rc<RequestContext>) -> Result<Generation, ApiError> {
-        let Self { job, tools_allowed } = self;
-        Generation::submit(job, state, context, |generate| {
+        let tools_allowed = self.tools_allowed;
+        Generation::submit(self.job, state, context, |generate| {
             Box::new(ChatAssembler::new(&generate.stop_strings, tools_allowed))
         })
     }

@@ -1,8 +1,9 @@
 //! The routes: thin. Read, validate, submit, answer.
 //!
 //! Every path answers every method: 405 with `Allow` where there is nothing to do, and paths that do not exist answer
-//! 404, both with OpenAI's error object. A `GET` route answers `HEAD` too.
+//! 404, both with OpenAI's error object. A `GET` route answers `HEAD` too, and every route says to `OPTIONS` what it allows.
 
+mod body;
 pub mod chat_completions;
 pub mod completions;
 pub mod docs;
@@ -13,12 +14,12 @@ pub mod tokens;
 
 use actix_web::http::Method;
 use actix_web::http::header;
-use actix_web::web::{self, Bytes, ServiceConfig};
-use actix_web::{Handler, HttpRequest, Resource, Responder};
-use futures_util::StreamExt;
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{Handler, HttpRequest, HttpResponse, Resource, Responder};
+
+pub(crate) use body::{BodyMemory, prepare, read_body};
 
 use crate::error::{ApiError, ErrorCode};
-use crate::state::{ApiConfig, AppState};
 
 /// Patterns of all routes: the labels of the request metrics.
 pub(crate) const PATTERNS: &[&str] = &[
@@ -89,7 +90,7 @@ where
         .route(web::get().to(handler.clone()))
         .route(web::head().to(handler))
         .default_service(web::to(|request: HttpRequest| {
-            method_not_allowed(request, "GET, HEAD")
+            another_method(request, "GET, HEAD, OPTIONS")
         }))
 }
 
@@ -102,14 +103,18 @@ where
     web::resource(path)
         .route(web::post().to(handler))
         .default_service(web::to(|request: HttpRequest| {
-            method_not_allowed(request, "POST")
+            another_method(request, "POST, OPTIONS")
         }))
 }
 
-async fn method_not_allowed(
+/// `OPTIONS`, or a method that the route does not have.
+async fn another_method(
     request: HttpRequest,
     allowed: &'static str,
-) -> Result<&'static str, ApiError> {
+) -> Result<HttpResponse, ApiError> {
+    if request.method() == Method::OPTIONS {
+        return Ok(options(allowed));
+    }
     let message = format!(
         "{} is not allowed here; {allowed} is.",
         shown(request.method())
@@ -117,7 +122,17 @@ async fn method_not_allowed(
     Err(ApiError::new(ErrorCode::MethodNotAllowed, message).with_allow(allowed))
 }
 
-async fn unknown_url(request: HttpRequest) -> Result<&'static str, ApiError> {
+fn options(allowed: &'static str) -> HttpResponse {
+    HttpResponse::NoContent()
+        .insert_header((header::ALLOW, allowed))
+        .finish()
+}
+
+async fn unknown_url(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    // `OPTIONS *` asks the server, not a route.
+    if request.method() == Method::OPTIONS && request.path() == "*" {
+        return Ok(options("GET, HEAD, POST, OPTIONS"));
+    }
     let path: String = request.path().chars().take(128).collect();
     let message = format!("Unknown request URL: {} {path}", shown(request.method()));
     Err(ApiError::new(ErrorCode::UnknownUrl, message))
@@ -125,103 +140,4 @@ async fn unknown_url(request: HttpRequest) -> Result<&'static str, ApiError> {
 
 fn shown(method: &Method) -> String {
     method.as_str().chars().take(32).collect()
-}
-
-/// Reads a JSON body: size before content.
-pub(crate) async fn read_body(
-    request: &HttpRequest,
-    mut payload: web::Payload,
-    config: &ApiConfig,
-) -> Result<Bytes, ApiError> {
-    check_content_type(request)?;
-    let too_large = || {
-        let limit = config.body_limit;
-        ApiError::new(
-            ErrorCode::PayloadTooLarge,
-            format!("The body is larger than {limit} bytes."),
-        )
-    };
-    let declared = (request.headers().get(header::CONTENT_LENGTH))
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if declared.is_some_and(|len| len > config.body_limit as u64) {
-        return Err(too_large());
-    }
-    let read = async {
-        let mut body = web::BytesMut::new();
-        while let Some(chunk) = payload.next().await {
-            let chunk = chunk.map_err(|error| {
-                ApiError::new(ErrorCode::InvalidJson, "The body could not be read.")
-                    .with_internal(error.to_string())
-            })?;
-            if body.len() + chunk.len() > config.body_limit {
-                return Err(too_large());
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(body.freeze())
-    };
-    match tokio::time::timeout(config.body_timeout, read).await {
-        Ok(body) => body,
-        Err(_) => Err(ApiError::new(
-            ErrorCode::RequestTimeout,
-            "The body did not arrive in time.",
-        )),
-    }
-}
-
-/// Only `application/json`. Not declaring anything is not enough: a browser lets any page send such a request, and asks
-/// the server first (CORS) only for types like this one.
-fn check_content_type(request: &HttpRequest) -> Result<(), ApiError> {
-    let text = |name| {
-        request
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-    };
-    let essence =
-        text(header::CONTENT_TYPE).map(|value| value.split(';').next().unwrap_or("").trim());
-    if !essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json")) {
-        return Err(ApiError::new(
-            ErrorCode::UnsupportedMediaType,
-            "The body must be sent with 'Content-Type: application/json'.",
-        ));
-    }
-    match text(header::CONTENT_ENCODING) {
-        None => Ok(()),
-        Some(encoding) if encoding.eq_ignore_ascii_case("identity") => Ok(()),
-        Some(_) => Err(ApiError::new(
-            ErrorCode::UnsupportedMediaType,
-            "Compressed bodies are not supported.",
-        )),
-    }
-}
-
-/// Runs validation and rendering of a body: here if it is small, on a thread of the blocking pool if it is not, so that a
-/// long prompt does not hold up the streams of this worker.
-pub(crate) async fn prepare<T: Send + 'static>(
-    state: &AppState,
-    body: Bytes,
-    read: fn(serde_json::Value, &AppState) -> Result<T, ApiError>,
-) -> Result<T, ApiError> {
-    /// Bytes. English text of this size takes half a millisecond to tokenize, a single run of one letter 14 ms (measured,
-    /// one core of an AMD EPYC); a megabyte of the latter takes seconds.
-    const SMALL: usize = 8 * 1024;
-    let small = body.len() <= SMALL;
-    let state = state.clone();
-    let work = move || {
-        let value = crate::json::parse(&body).map_err(|error| {
-            ApiError::new(
-                ErrorCode::InvalidJson,
-                format!("The body is not valid JSON: {error}."),
-            )
-        })?;
-        read(value, &state)
-    };
-    if small {
-        return work();
-    }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => Err(ApiError::internal().with_internal(error.to_string())),
-    }
 }

@@ -93,7 +93,7 @@ pub(crate) async fn stream(
     state: Data<AppState>,
 ) -> Result<HttpResponse, ApiError> {
     let context = RequestContext::of(&request);
-    let body = read_body(&request, payload, &state.config).await?;
+    let body = read_body(&request, payload, &state).await?;
     let prepared = prepare(&state, body, |body, state| read(body, true, state)).await?;
     prepared.streamed("stream-", &state, context)
 }
@@ -105,7 +105,7 @@ async fn answer(
     state: &AppState,
 ) -> Result<(ChatCompletion, ChatChoice), ApiError> {
     let context = RequestContext::of(&request);
-    let body = read_body(&request, payload, &state.config).await?;
+    let body = read_body(&request, payload, state).await?;
     let prepared = prepare(state, body, |body, state| read(body, false, state)).await?;
     let mut answer = prepared.whole(id_prefix, state, context).await?;
     match answer.choices.pop() {

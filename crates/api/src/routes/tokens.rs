@@ -35,7 +35,7 @@ pub(crate) async fn tokenize(
     payload: Payload,
     state: Data<AppState>,
 ) -> Result<HttpResponse, ApiError> {
-    let body = read_body(&request, payload, &state.config).await?;
+    let body = read_body(&request, payload, &state).await?;
     let answer = prepare(&state, body, |body, state| {
         let request = tokens::tokenize(body, &state.config)?;
         let tokens = match request.source {
@@ -70,7 +70,7 @@ pub(crate) async fn detokenize(
     payload: Payload,
     state: Data<AppState>,
 ) -> Result<HttpResponse, ApiError> {
-    let body = read_body(&request, payload, &state.config).await?;
+    let body = read_body(&request, payload, &state).await?;
     let answer = prepare(&state, body, |body, state| {
         let tokens = tokens::detokenize(body, &state.config)?;
         Ok(DetokenizeResponse {
@@ -98,7 +98,7 @@ pub(crate) async fn render(
     payload: Payload,
     state: Data<AppState>,
 ) -> Result<HttpResponse, ApiError> {
-    let body = read_body(&request, payload, &state.config).await?;
+    let body = read_body(&request, payload, &state).await?;
     let answer = prepare(&state, body, rendered).await?;
     Ok(HttpResponse::Ok().json(answer))
 }

@@ -8,10 +8,11 @@
 //!
 //! | class | answer | chat completions | completions |
 //! |---|---|---|---|
-//! | implemented | used | `messages` `max_completion_tokens` `tools` `tool_choice` `reasoning_effort` `top_logprobs` | `prompt` |
-//! | | | both: `model` `max_tokens` `n` `stream` `stream_options` `stop` `seed` `temperature` `top_p` `top_k` `min_p` `repetition_penalty` `presence_penalty` `frequency_penalty` `logit_bias` `logprobs` `min_tokens` `ignore_eos` `stop_token_ids` | |
-//! | harmless | checked, not used: it cannot change the answer | `user` `safety_identifier` `metadata` `prompt_cache_key` `parallel_tool_calls` (one call per turn is what the model can do) | `user` |
-//! | one value only | that value passes, others are `unsupported_value` | `response_format` (`text`) `store` (`false`) `service_tier` (`auto`, `default`) `modalities` (`["text"]`) `verbosity` (`medium`) `tools[].function.strict` (`false`) | `best_of` (= `n`) `echo` (`false`) |
+//! | implemented | used | `messages` `max_completion_tokens` `tools` `tool_choice` `reasoning_effort` `max_reasoning_tokens` `include_reasoning` `top_logprobs` | `prompt` `best_of` `echo` |
+//! | | | both: `model` `max_tokens` `n` `stream` `stream_options` `stop` `seed` `temperature` `top_p` `top_k` `min_p` `repetition_penalty` `presence_penalty` `frequency_penalty` `logit_bias` `logprobs` `min_tokens` `ignore_eos` `stop_token_ids` `prompt_logprobs` `priority` `cache_salt` | |
+//! | harmless | checked, not used: it cannot change the answer | `user` `safety_identifier` `metadata` `prompt_cache_key` `parallel_tool_calls` (one call per turn is what the model can do), `messages[].name` of others than users | `user` |
+//! | one value only | that value passes, others are `unsupported_value` | `response_format` (`text`) `store` (`false`) `service_tier` (`auto`, `default`) `modalities` (`["text"]`) `verbosity` (`medium`) `prompt_cache_retention` (`in_memory`) `tools[].function.strict` (`false`) | |
+//! | | | both: `stream_options.include_obfuscation` (`false`) | |
 //! | of the API, not here | `unsupported_parameter` | [`chat::UNSUPPORTED`] | [`completions::UNSUPPORTED`] |
 //! | anything else | `unknown_parameter` | | |
 //!
@@ -37,9 +38,9 @@ use fields::{Fields, quote};
 pub(crate) struct Generate {
     /// How tokens are drawn.
     pub sampling: SamplingParams,
-    /// Choices per prompt.
+    /// Choices per prompt that are generated.
     pub n: u32,
-    /// Most tokens; `None` leaves it to [`Generate::max_tokens_for`].
+    /// Most tokens, perhaps 0 (completions only); `None` leaves it to [`Generate::max_tokens_for`].
     pub max_tokens: Option<usize>,
     /// Fewest tokens.
     pub min_tokens: usize,
@@ -51,6 +52,14 @@ pub(crate) struct Generate {
     pub stop_strings: Vec<String>,
     /// Whether and how to stream.
     pub stream: Option<StreamOptions>,
+    /// The smaller, the sooner.
+    pub priority: i32,
+    /// Who gives the same one shares prefixes in the cache.
+    pub cache_salt: Option<String>,
+    /// Log-probabilities of the prompt, with so many alternatives.
+    pub prompt_logprobs: Option<u8>,
+    /// Chat only: after so many tokens of reasoning the answer begins.
+    pub max_reasoning_tokens: Option<usize>,
 }
 
 /// How to stream.
@@ -58,6 +67,8 @@ pub(crate) struct Generate {
 pub(crate) struct StreamOptions {
     /// A last chunk with token counts.
     pub include_usage: bool,
+    /// Token counts so far in every chunk.
+    pub continuous_usage: bool,
 }
 
 impl Generate {

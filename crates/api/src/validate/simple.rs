@@ -22,10 +22,7 @@ pub(crate) fn validate(
 ) -> Result<(ChatRequest, &'static str), ApiError> {
     let mut fields = Fields::new(body, "")?;
     let model = optional_model(&mut fields, config)?;
-    let level = fields.choice(
-        "reasoning_level",
-        &[("low", "low"), ("medium", "medium"), ("high", "high")],
-    )?;
+    let level = fields.word("reasoning_level", &["low", "medium", "high"], &[])?;
     let (messages, prompt_param) = match (fields.string("prompt")?, fields.take("messages")) {
         (Some(text), None) => (json!([{"role": "user", "content": text}]), "prompt"),
         (None, Some(messages)) => (messages, "messages"),

@@ -72,6 +72,6 @@ fn nothing_else_is_under_docs() {
             response.error(405).code.as_deref(),
             Some("method_not_allowed")
         );
-        assert_eq!(response.header("allow"), Some("GET, HEAD"));
+        assert_eq!(response.header("allow"), Some("GET, HEAD, OPTIONS"));
     }
 }

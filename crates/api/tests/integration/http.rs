@@ -31,12 +31,12 @@ fn unknown_paths() {
 fn wrong_methods_say_which_are_right() {
     let server = server(Script::echo());
     for (method, path, allow) in [
-        ("GET", "/v1/chat/completions", "POST"),
-        ("DELETE", "/v1/completions", "POST"),
-        ("POST", "/v1/models", "GET, HEAD"),
-        ("PUT", "/v1/models/x", "GET, HEAD"),
-        ("POST", "/health", "GET, HEAD"),
-        ("PATCH", "/metrics", "GET, HEAD"),
+        ("GET", "/v1/chat/completions", "POST, OPTIONS"),
+        ("DELETE", "/v1/completions", "POST, OPTIONS"),
+        ("POST", "/v1/models", "GET, HEAD, OPTIONS"),
+        ("PUT", "/v1/models/x", "GET, HEAD, OPTIONS"),
+        ("POST", "/health", "GET, HEAD, OPTIONS"),
+        ("PATCH", "/metrics", "GET, HEAD, OPTIONS"),
     ] {
         let response = server.client().request(method, path, &[], b"");
         assert_eq!(
@@ -45,6 +45,23 @@ fn wrong_methods_say_which_are_right() {
         );
         assert_eq!(response.header("allow"), Some(allow));
     }
+}
+
+#[test]
+fn options_say_what_is_allowed() {
+    let server = server(Script::echo());
+    for (path, allow) in [
+        (CHAT, "POST, OPTIONS"),
+        ("/v1/models", "GET, HEAD, OPTIONS"),
+    ] {
+        let response = server.client().request("OPTIONS", path, &[], b"");
+        assert_eq!((response.status, response.body.len()), (204, 0));
+        assert_eq!(response.header("allow"), Some(allow));
+    }
+    server
+        .client()
+        .request("OPTIONS", "/nowhere", &[], b"")
+        .error(404);
 }
 
 #[test]
@@ -68,6 +85,12 @@ fn only_declared_json_is_read() {
         &[][..],
         &[("content-type", "text/plain")],
         &[("content-type", "application/x-www-form-urlencoded")],
+        &[("content-type", "application/json; charset=utf-16")],
+        &[("content-type", "application/jsonx")],
+        &[
+            ("content-type", "application/json"),
+            ("content-type", "text/plain"),
+        ],
         &[
             ("content-type", "application/json"),
             ("content-encoding", "gzip"),

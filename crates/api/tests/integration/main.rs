@@ -3,10 +3,13 @@
 //! One binary, because linking is what takes time. Ordering comes from holding and releasing the executor, not from sleeps.
 //! The client of the testkit checks on every answer what every answer must have; tests check the rest.
 
+mod api_table;
 mod cancellation;
 mod chat;
 mod common;
 mod completions;
+mod contract;
+mod cors;
 mod docs;
 mod errors;
 mod fields;
@@ -16,6 +19,8 @@ mod openapi;
 mod operations;
 mod overload;
 mod parameters;
+mod prompt;
+mod raw;
 mod simple;
 mod stop;
 mod streaming;

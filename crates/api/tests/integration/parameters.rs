@@ -1,303 +1,293 @@
-//! The last column of the tables in `docs/api.md` is what this server answers.
-//!
-//! Every row is sent: an endpoint with its method, a parameter with a value that asks for what it is for. So the tables
-//! cannot lag behind the code, and a parameter that is documented and has no row fails here too.
-//! `UPDATE=1` writes the column anew.
+//! Parameters that change what is generated or what of it is shown: reasoning, usage, choice of texts, order.
 
-use std::path::{Path, PathBuf};
-
-use gossamer_testkit::{Script, TestServer};
+use gossamer_testkit::{Script, TestSetup, tokens};
 use serde_json::{Value, json};
 
-use crate::common::{CHAT, COMPLETIONS, HELLO, chat, completion, server, weather_tool, with};
+use crate::common::{
+    CHAT, COMPLETIONS, HELLO, assembled, both_ways, chat, completion, server, stream_chat, whole,
+    with,
+};
 
-/// What comes of a table's row.
-struct Sheet {
-    lines: Vec<String>,
-    wrong: Vec<String>,
+/// What the scheduler puts in when the reasoning has to end.
+const HANDOVER: &str = "<|end|><|start|>assistant<|channel|>final<|message|>";
+
+/// Thinks five words; if it is made to answer after two or none, it does.
+fn thinker() -> Script {
+    Script::echo()
+        .when(
+            &format!("<|message|> one two{HANDOVER}"),
+            "I stopped at two.",
+        )
+        .when(
+            &format!("<|channel|>analysis<|message|>{HANDOVER}"),
+            "I did not think.",
+        )
+        .when(
+            "Hi",
+            "<|channel|>analysis<|message|> one two three four five<|end|>\
+             <|start|>assistant<|channel|>final<|message|>I thought.",
+        )
 }
 
 #[test]
-fn the_tables_say_what_this_server_answers() {
-    let path = tables();
-    let text = std::fs::read_to_string(&path).expect("docs/api.md exists");
+fn reasoning_that_reaches_its_bound_hands_over_to_the_answer() {
+    let server = server(thinker());
+    for (max, reasoning, content) in [
+        (5, " one two three four five", "I thought."),
+        (2, " one two", "I stopped at two."),
+        (0, "", "I did not think."),
+    ] {
+        let body = with(&chat("Hi"), json!({"max_reasoning_tokens": max}));
+        let answer = &both_ways(&server, &body)[0];
+        let said = (answer.reasoning.as_str(), answer.content.as_str());
+        assert_eq!(said, (reasoning, content));
+        assert_eq!(answer.finish_reason, "stop");
+        let usage = &server.client().post(CHAT, &body).ok()["usage"];
+        let details = &usage["completion_tokens_details"];
+        assert_eq!(details["reasoning_tokens"], max, "{usage}");
+    }
+    // The tokens that were put in are tokens of the answer.
+    let body = with(&chat("Hi"), json!({"max_reasoning_tokens": 2}));
+    let usage = &server.client().post(CHAT, &body).ok()["usage"];
+    let said =
+        format!("<|channel|>analysis<|message|> one two{HANDOVER}I stopped at two.<|return|>");
+    assert_eq!(usage["completion_tokens"], tokens(&said).len());
+}
+
+#[test]
+fn a_handover_ends_where_max_tokens_does() {
+    let server = server(thinker());
+    let prefix = tokens("<|channel|>analysis<|message|> one two").len();
+    for more in 1..=tokens(HANDOVER).len() {
+        let body = with(
+            &chat("Hi"),
+            json!({"max_reasoning_tokens": 2, "max_tokens": prefix + more}),
+        );
+        let answer = &both_ways(&server, &body)[0];
+        assert_eq!(answer.finish_reason, "length");
+        let said = (answer.reasoning.as_str(), answer.content.as_str());
+        assert_eq!(said, (" one two", ""));
+    }
+    server.wait_until_idle();
+}
+
+#[test]
+fn every_choice_has_its_own_bound() {
+    let short =
+        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>short";
+    let long = "<|channel|>analysis<|message|> one two three<|end|><|start|>assistant<|channel|>final<|message|>long";
+    let server = server(
+        Script::echo()
+            .when(&format!("<|message|> one two{HANDOVER}"), "cut")
+            .when_choices("Hi", &[short, long]),
+    );
+    let body = with(&chat("Hi"), json!({"max_reasoning_tokens": 2, "n": 2}));
+    let answers = both_ways(&server, &body);
+    let contents: Vec<_> = answers
+        .iter()
+        .map(|answer| answer.content.as_str())
+        .collect();
+    assert_eq!(contents, ["short", "cut"]);
+}
+
+#[test]
+fn reasoning_can_be_left_out() {
     let server = server(Script::always(HELLO));
-    let document = serde_json::to_value(gossamer_api::openapi()).expect("the document is JSON");
-    let mut sheet = Sheet {
-        lines: Vec::new(),
-        wrong: Vec::new(),
-    };
-    let mut section = String::new();
-    let mut rows: Vec<String> = Vec::new();
-    let mut checked = 0;
-    for line in text.lines() {
-        if let Some(heading) = line.strip_prefix("## ") {
-            complete(&document, &section, &rows, &mut sheet.wrong);
-            heading.trim().trim_matches('`').clone_into(&mut section);
-            rows.clear();
-        }
-        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        let Some(name) = cells.get(1).and_then(|cell| cell.strip_prefix('`')) else {
-            sheet.lines.push(line.to_owned());
-            continue;
-        };
-        let name = name.trim_end_matches('`').to_owned();
-        let found = if section == "Endpoints" {
-            endpoint(&server, &document, &name)
-        } else {
-            parameter(&server, &document, &section, &name)
-        };
-        checked += 1;
-        sheet.compare(line, &name, &found);
-        rows.push(name);
-    }
-    complete(&document, &section, &rows, &mut sheet.wrong);
-    assert!(checked > 200, "only {checked} rows found");
-    if std::env::var_os("UPDATE").is_some_and(|value| value == "1") {
-        std::fs::write(&path, sheet.lines.join("\n") + "\n").expect("docs/api.md can be written");
-        sheet.wrong.retain(|wrong| !wrong.starts_with("row "));
-    }
-    assert!(
-        sheet.wrong.is_empty(),
-        "docs/api.md is not what the server does; UPDATE=1 cargo test -p gossamer-api parameters writes the column:\n{}",
-        sheet.wrong.join("\n")
-    );
-}
-
-fn tables() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/api.md")
-}
-
-impl Sheet {
-    /// Compares a row's last cell with what was found; the corrected row goes to `lines`.
-    fn compare(&mut self, line: &str, name: &str, found: &str) {
-        let body = line.trim_end().trim_end_matches('|');
-        let (before, cell) = body.rsplit_once('|').expect("a row has cells");
-        let written = cell.trim();
-        if written != found {
-            self.wrong
-                .push(format!("row `{name}`: {written:?}, but found {found:?}"));
-        }
-        // A cell keeps its width, so that a diff shows only what changed.
-        let width = cell.chars().count().saturating_sub(2);
-        self.lines.push(format!("{before}| {found:width$} |"));
-    }
-}
-
-/// Whether the path exists for the method; named as in the tables: `POST /v1/completions`.
-fn endpoint(server: &TestServer, document: &Value, name: &str) -> String {
-    let (method, template) = name.split_once(' ').expect("METHOD /path");
-    let path = template
-        .replace("{model}", "test-model")
-        .replace("{id}", "x");
-    let headers = [("content-type", "application/json")];
-    let body: &[u8] = if method == "POST" { b"{}" } else { b"" };
-    let response = server.client().request(method, &path, &headers, body);
-    let exists = match response.status {
-        404 => {
-            let code = response.error(404).code;
-            let in_path = (code.as_deref() == Some("model_not_found")) && path.contains("/models/");
-            in_path && template.ends_with("{model}")
-        }
-        405 => false,
-        _ => true,
-    };
-    // The page for browsers is no part of the API that the document describes.
-    let documented = document["paths"][template][method.to_lowercase()].is_object();
+    let body = with(&chat("Hi"), json!({"include_reasoning": false}));
+    let answer = server.client().post(CHAT, &body).ok();
+    let message = answer["choices"][0]["message"]
+        .as_object()
+        .expect("a message");
+    assert_eq!(message["content"], "Hello, world!");
+    assert!(!message.contains_key("reasoning") && !message.contains_key("reasoning_content"));
+    let details = &answer["usage"]["completion_tokens_details"];
     assert_eq!(
-        exists,
-        documented || template == "/docs",
-        "{name} is in the OpenAPI document"
+        details["reasoning_tokens"], 4,
+        "it was thought all the same"
     );
-    if exists { "yes" } else { "no" }.to_owned()
+    let transcript = stream_chat(&server, &body);
+    assert_eq!(assembled(&transcript), whole(&answer));
+    let text = format!("{:?}", transcript.chunks);
+    assert!(!text.contains("reasoning"), "{text}");
 }
 
-/// What sending a parameter does: `yes`, `yes, not used`, `400`, or `400`, except for one value.
-fn parameter(server: &TestServer, document: &Value, section: &str, name: &str) -> String {
-    let path = section
-        .strip_prefix("POST ")
-        .unwrap_or_else(|| panic!("a table in section {section:?}"));
-    let (base, wanted, neutral) = probe(path, name);
-    let send = |value: &Value| {
-        server
-            .client()
-            .post(path, &with(&base, fields(name, value)))
-    };
-    let response = send(&wanted);
-    if response.status == 200 {
-        let unused = property(document, path, name)["description"]
-            .as_str()
-            .is_some_and(|description| description.starts_with("Accepted"));
-        return if unused { "yes, not used" } else { "yes" }.to_owned();
+#[test]
+fn messages_of_one_kind_are_paragraphs() {
+    let server = server(Script::always(
+        "<|channel|>analysis<|message|>first<|end|><|start|>assistant<|channel|>analysis<|message|>second<|end|>\
+         <|start|>assistant<|channel|>commentary<|message|>I will look.<|end|>\
+         <|start|>assistant<|channel|>analysis<|message|>third<|end|>\
+         <|start|>assistant<|channel|>final<|message|>Found it.",
+    ));
+    let answer = &both_ways(&server, &chat("Hi"))[0];
+    assert_eq!(answer.reasoning, "first\n\nsecond\n\nthird");
+    assert_eq!(answer.content, "I will look.\n\nFound it.");
+    // What is between them is content like any other.
+    let body = with(&chat("Hi"), json!({"stop": "\n\n"}));
+    assert_eq!(both_ways(&server, &body)[0].content, "I will look.");
+    let body = with(&chat("Hi"), json!({"stop": ".\n\nFound", "logprobs": true}));
+    let answer = &both_ways(&server, &body)[0];
+    assert_eq!(answer.content, "I will look");
+    let known: String = (answer.logprobs.iter())
+        .map(|entry| entry["token"].as_str().expect("a text"))
+        .collect();
+    assert_eq!(known, "I will look");
+}
+
+#[test]
+fn token_counts_in_every_chunk() {
+    let server = server(Script::always(HELLO));
+    let options = json!({"continuous_usage_stats": true, "include_usage": true});
+    for (path, body) in [(CHAT, chat("Hi")), (COMPLETIONS, completion("Hi"))] {
+        let body = with(
+            &body,
+            json!({"stream": true, "stream_options": options, "max_tokens": 100}),
+        );
+        let chunks = server.client().stream(path, &body).transcript().chunks;
+        let counts: Vec<u64> = (chunks.iter())
+            .map(|chunk| {
+                chunk["usage"]["completion_tokens"]
+                    .as_u64()
+                    .expect("a count")
+            })
+            .collect();
+        assert!(counts.is_sorted() && counts.len() > 3, "{counts:?}");
+        let last = chunks.last().expect("chunks");
+        assert_eq!(last["choices"], json!([]));
+        let total = tokens(HELLO).len() as u64;
+        assert_eq!(last["usage"]["completion_tokens"], total);
     }
-    let error = response.error(400);
-    let code = error.code.unwrap_or_default();
+    let body = with(
+        &chat("Hi"),
+        json!({"stream": true, "stream_options": {"continuous_usage_stats": true}}),
+    );
+    let chunks = server.client().stream(CHAT, &body).transcript().chunks;
     assert!(
-        [
-            "unsupported_parameter",
-            "unsupported_value",
-            "unknown_parameter"
-        ]
-        .contains(&code.as_str()),
-        "{path} {name}: the probe {wanted} is wrong: {}",
-        error.message
+        chunks
+            .iter()
+            .all(|chunk| chunk["usage"]["total_tokens"].is_u64())
     );
+    let last = chunks.last().expect("chunks");
+    assert_ne!(
+        last["choices"],
+        json!([]),
+        "the last chunk was not asked for"
+    );
+}
+
+#[test]
+fn the_tier_is_named_to_those_who_named_one() {
+    let server = server(Script::always(HELLO));
+    let body = with(&chat("Hi"), json!({"service_tier": "auto"}));
+    assert_eq!(
+        server.client().post(CHAT, &body).ok()["service_tier"],
+        "default"
+    );
+    let chunks = stream_chat(&server, &body).chunks;
     assert!(
-        error.param.unwrap_or_default().starts_with(name),
-        "{path} {name}"
+        chunks
+            .iter()
+            .all(|chunk| chunk["service_tier"] == "default")
     );
-    match neutral {
-        None => "400".to_owned(),
-        Some(value) => {
-            let response = send(&value);
-            assert_eq!(
-                response.status,
-                200,
-                "{path} {name} {value}: {}",
-                response.text()
-            );
-            format!("400; `{value}` passes")
-        }
-    }
+    let answer = server.client().post(CHAT, &chat("Hi")).ok();
+    assert!(answer.get("service_tier").is_none());
 }
 
-/// `{"a": {"b": value}}` for `a.b`.
-fn fields(name: &str, value: &Value) -> Value {
-    match name.split_once('.') {
-        None => json!({name: value}),
-        Some((outer, inner)) => json!({outer: {inner: value}}),
-    }
+#[test]
+fn the_best_of_several_texts() {
+    // Every token of the script has the same log-probability, so all texts are equally good: the first ones win.
+    let server = server(Script::echo().when_choices("Hi", &["a", "b c", "d", "e"]));
+    let body = with(&completion("Hi"), json!({"n": 2, "best_of": 4}));
+    let answer = server.client().post(COMPLETIONS, &body).ok();
+    let texts: Vec<&Value> = (0..2).map(|i| &answer["choices"][i]["text"]).collect();
+    assert_eq!(texts, ["a", "b c"]);
+    assert_eq!(answer["choices"].as_array().map(Vec::len), Some(2));
+    assert!(answer["choices"][0]["logprobs"].is_null(), "not asked for");
+    let all: usize = ["a", "b c", "d", "e"]
+        .iter()
+        .map(|text| tokens(text).len() + 1)
+        .sum();
+    assert_eq!(
+        answer["usage"]["completion_tokens"], all,
+        "all of them were generated"
+    );
 }
 
-/// The schema of a route's parameter.
-fn property<'a>(document: &'a Value, path: &str, name: &str) -> &'a Value {
-    let schema = |reference: &Value| {
-        let pointer = reference
-            .as_str()
-            .unwrap_or_default()
-            .trim_start_matches('#');
-        document.pointer(pointer).unwrap_or(&Value::Null)
-    };
-    let body =
-        &document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"];
-    &schema(&body["$ref"])["properties"][name]
+#[test]
+fn the_likeliest_text_per_token_wins() {
+    let unlikely = tokens("zebra")[0];
+    let mut setup =
+        TestSetup::new(Script::echo().when_choices("Hi", &["zebra", "yes yes yes", "no"]));
+    setup.unlikely = vec![unlikely];
+    let server = setup.start();
+    let body = with(&completion("Hi"), json!({"best_of": 3, "logprobs": 0}));
+    let answer = server.client().post(COMPLETIONS, &body).ok();
+    assert_eq!(answer["choices"][0]["text"], "yes yes yes");
+    assert_eq!(answer["choices"][0]["index"], 0);
+    let body = with(&body, json!({"n": 3, "prompt": ["Hi", "Hi there"]}));
+    let answer = server.client().post(COMPLETIONS, &body).ok();
+    let texts: Vec<&str> = (answer["choices"].as_array().expect("choices").iter())
+        .map(|choice| choice["text"].as_str().expect("a text"))
+        .collect();
+    assert_eq!(
+        texts,
+        ["zebra", "yes yes yes", "no"].repeat(2),
+        "nothing to choose from"
+    );
 }
 
-/// Every documented parameter of the section's route has a row.
-fn complete(document: &Value, section: &str, rows: &[String], wrong: &mut Vec<String>) {
-    if section == "Endpoints" {
-        for (path, item) in document["paths"].as_object().expect("paths") {
-            for method in item.as_object().expect("methods").keys() {
-                let name = format!("{} {path}", method.to_uppercase());
-                if !rows.contains(&name) {
-                    wrong.push(format!("no row for {name} in section Endpoints"));
-                }
+#[test]
+fn priorities_and_salts_arrive_at_the_scheduler() {
+    let mut setup = TestSetup::new(Script::echo());
+    setup.scheduler.max_num_seqs = 1;
+    let server = setup.start();
+    server.control.hold();
+    std::thread::scope(|scope| {
+        for (waiting, priority) in [(1, 0), (2, 3), (3, -2), (4, 3)] {
+            let server = &server;
+            // The seed tells the requests apart where the executor sees them.
+            let body = with(&chat("Hi"), json!({"priority": priority, "seed": waiting}));
+            scope.spawn(move || server.client().post(CHAT, &body).ok());
+            if waiting == 1 {
+                server.control.wait_until_blocked();
             }
+            server.wait_until("submitted", |stats| {
+                stats.running + stats.waiting == waiting
+            });
         }
-        return;
-    }
-    let Some(path) = section.strip_prefix("POST ") else {
-        return;
+        server.control.release();
+    });
+    let mut order: Vec<u64> = (server.control.samples().iter())
+        .map(|spec| spec.params.seed)
+        .collect();
+    order.dedup();
+    assert_eq!(order, [1, 3, 2, 4]);
+
+    let prompt = "many words ".repeat(40);
+    let cached = |more: Value| {
+        let answer = server.client().post(CHAT, &with(&chat(&prompt), more)).ok();
+        answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64()
     };
-    let body = &document["paths"][path]["post"]["requestBody"]["content"]["application/json"];
-    let reference = body["schema"]["$ref"].as_str().unwrap_or_default();
-    let schema = document.pointer(reference.trim_start_matches('#'));
-    let names = schema.and_then(|schema| schema["properties"].as_object());
-    for name in names
-        .unwrap_or_else(|| panic!("a schema for {section}"))
-        .keys()
-    {
-        if !rows.contains(name) {
-            wrong.push(format!("no row for {name} in section {section}"));
-        }
-    }
+    assert_eq!(cached(json!({"cache_salt": "a"})), Some(0));
+    assert!(cached(json!({"cache_salt": "a"})) > Some(80));
+    assert_eq!(cached(json!({"cache_salt": "b"})), Some(0));
+    // Without a salt, the beginning of every prompt is known by now, but not this prompt.
+    assert!(cached(json!({})) < Some(80));
+    assert!(cached(json!({"cache_salt": null})) > Some(80));
 }
 
-/// A body to put a parameter into, a value that asks for what the parameter is for, and, for a parameter of which only
-/// one value is implemented, that value.
-fn probe(path: &str, name: &str) -> (Value, Value, Option<Value>) {
-    let base = match (path, name) {
-        (CHAT, "tool_choice" | "parallel_tool_calls") => {
-            with(&chat("Hi"), json!({"tools": weather_tool()}))
-        }
-        (CHAT, "top_logprobs") => with(&chat("Hi"), json!({"logprobs": true})),
-        (CHAT, name) if name.starts_with("stream_options") => {
-            with(&chat("Hi"), json!({"stream": true}))
-        }
-        (CHAT, _) => chat("Hi"),
-        (COMPLETIONS, name) if name.starts_with("stream_options") => {
-            with(&completion("Hi"), json!({"stream": true}))
-        }
-        (COMPLETIONS, _) => completion("Hi"),
-        (_, "messages") => json!({}),
-        (
-            "/tokenize",
-            "tools" | "reasoning_effort" | "add_generation_prompt" | "continue_final_message",
-        ) => {
-            json!({"messages": chat("Hi")["messages"]})
-        }
-        ("/detokenize", _) => json!({"tokens": [1]}),
-        _ => json!({"prompt": "Hi"}),
-    };
-    let value = match (path, name) {
-        (COMPLETIONS, "logprobs" | "best_of") => json!(2),
-        (CHAT, "response_format") => json!({"type": "json_object"}),
-        (CHAT, "echo") => json!(true),
-        _ => wanted(name),
-    };
-    let neutral = match name {
-        "store" | "stream_options.include_obfuscation" | "continue_final_message" => {
-            Some(json!(false))
-        }
-        "modalities" => Some(json!(["text"])),
-        "verbosity" => Some(json!("medium")),
-        "service_tier" => Some(json!("auto")),
-        "add_generation_prompt" => Some(json!(true)),
-        "response_format" if path == CHAT => Some(json!({"type": "text"})),
-        _ => None,
-    };
-    // Only what the document knows has a value that passes.
-    let known = !property_of(path, name).is_null();
-    (base, value, neutral.filter(|_| known))
-}
-
-fn property_of(path: &str, name: &str) -> Value {
-    let document = serde_json::to_value(gossamer_api::openapi()).expect("the document is JSON");
-    let outer = name.split('.').next().unwrap_or(name);
-    property(&document, path, outer).clone()
-}
-
-/// A value that asks for what a parameter is for. For names that no API here has, any value asks for it.
-fn wanted(name: &str) -> Value {
-    match name {
-        "messages" => json!([{"role": "user", "content": "Hi"}]),
-        "prompt" | "content" => json!("Hi"),
-        "tokens" => json!([13225]),
-        "model" => json!("test-model"),
-        "tools" => weather_tool(),
-        "tool_choice" => json!("auto"),
-        "parallel_tool_calls" => json!(true),
-        "max_tokens" | "max_completion_tokens" | "n" | "min_tokens" => json!(2),
-        "max_reasoning_tokens" | "thinking_token_budget" => json!(5),
-        "stop" => json!(["END"]),
-        "stop_token_ids" => json!([200_012]),
-        "stream" | "logprobs" | "ignore_eos" | "store" | "return_token_strs" | "echo" => {
-            json!(true)
-        }
-        "stream_options" => json!({"include_usage": true}),
-        "include_reasoning" | "add_generation_prompt" => json!(false),
-        "temperature" | "top_p" | "min_p" | "presence_penalty" | "frequency_penalty" => json!(0.5),
-        "repetition_penalty" => json!(1.1),
-        "logit_bias" => json!({"100": 1}),
-        "top_logprobs" | "top_k" | "prompt_logprobs" | "priority" | "seed" => json!(3),
-        "reasoning_effort" | "reasoning_level" => json!("low"),
-        "verbosity" => json!("high"),
-        "service_tier" => json!("flex"),
-        "modalities" => json!(["text", "audio"]),
-        "metadata" => json!({"key": "value"}),
-        "suffix" | "user" | "safety_identifier" | "prompt_cache_key" | "cache_salt" => {
-            json!("word")
-        }
-        _ => json!(true),
-    }
+#[test]
+fn only_allowed_functions_are_declared() {
+    let server = server(
+        Script::echo()
+            .when("type g =", "<|channel|>final<|message|>g is declared")
+            .when("type f =", "<|channel|>final<|message|>only f"),
+    );
+    let function = |name| json!({"type": "function", "function": {"name": name}});
+    let tools = json!([function("f"), function("g")]);
+    let body = with(&chat("Hi"), json!({"tools": tools}));
+    assert_eq!(both_ways(&server, &body)[0].content, "g is declared");
+    let choice = json!({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [function("f")]}});
+    let body = with(&body, json!({"tool_choice": choice}));
+    assert_eq!(both_ways(&server, &body)[0].content, "only f");
 }

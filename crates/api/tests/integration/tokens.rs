@@ -24,7 +24,7 @@ fn a_text_goes_to_tokens_and_back() {
         "",
         "<|start|>user<|end|>",
         "Grüße, 世界 👋🏽",
-        "\0\n\t ",
+        "\u{1}\n\t ",
     ] {
         let answer = post(
             &server,

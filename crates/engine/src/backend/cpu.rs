@@ -5,6 +5,7 @@
 //! Invariant: activation buffers come from and return to one pool; a steady load allocates none.
 
 mod buffers;
+mod head;
 mod kv;
 mod linear;
 mod moe;
@@ -13,7 +14,7 @@ use gossamer_kernels::{
     Bf16Matrix, Bf16Slice, ColumnsMut, Isa, PagedQueries, RopeTable, YarnParams, add_assign,
     bf16_matmul, paged_attention, rms_norm, rope, widen_bf16,
 };
-use gossamer_scheduler::{SampleSpec, SampledToken};
+use gossamer_scheduler::{PromptLogprobs, SampleSpec, SampledToken};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -21,13 +22,14 @@ use crate::backend::{AttentionParams, Backend, ExpertWeights};
 use crate::error::{LoadError, StepError};
 use crate::kv_cache::KvShape;
 use crate::model::ModelConfig;
-use crate::sampler;
-use crate::step::Step;
+use crate::sampler::{self, Scratch};
+use crate::step::{Score, Step};
 use crate::threads::Team;
 use crate::weights::Weight;
 
 use buffers::Buffers;
 pub use buffers::CpuTensor;
+use head::{CpuHead, CpuLogits};
 use kv::CpuKvCache;
 use linear::CpuLinear;
 use moe::MoeScratch;
@@ -171,11 +173,38 @@ fn yarn_params(model: &ModelConfig) -> YarnParams {
     }
 }
 
+impl Cpu {
+    /// One result per item, each made by one thread with a scratch of its own.
+    fn for_each_row<T: Copy + Sync, R: Clone + Send>(
+        &mut self,
+        items: &[(usize, T)],
+        of_row: impl Fn(usize, T, &mut Scratch) -> Result<R, StepError> + Sync,
+    ) -> Result<Vec<R>, StepError> {
+        let samplers = &self.samplers;
+        let mut results: Vec<Option<Result<R, StepError>>> = vec![None; items.len()];
+        self.team.for_each(
+            results.iter_mut().zip(items),
+            |thread, (result, (row, item))| {
+                let mut scratch = samplers[thread]
+                    .lock()
+                    .unwrap_or_else(|poisoned| poisoned.into_inner());
+                *result = Some(of_row(*row, *item, &mut scratch));
+            },
+        );
+        results
+            .into_iter()
+            .map(|result| result.expect("for_each visits every item"))
+            .collect()
+    }
+}
+
 impl Backend for Cpu {
     type Tensor = CpuTensor;
     type Embedding = Weight;
     type Norm = CpuNorm;
     type Linear = CpuLinear;
+    type Head = CpuHead;
+    type Logits = CpuLogits;
     type Sinks = Vec<f32>;
     type Experts = ExpertWeights;
 
@@ -193,6 +222,10 @@ impl Backend for Cpu {
         bias: Option<Weight>,
     ) -> Result<CpuLinear, LoadError> {
         Ok(CpuLinear::new(weight, bias))
+    }
+
+    fn load_head(&mut self, weight: Weight) -> Result<CpuHead, LoadError> {
+        Ok(CpuHead::new(weight))
     }
 
     fn load_sinks(&mut self, sinks: Weight) -> Result<Vec<f32>, LoadError> {
@@ -243,21 +276,7 @@ impl Backend for Cpu {
     }
 
     fn linear(&mut self, x: &CpuTensor, linear: &CpuLinear) -> Result<CpuTensor, StepError> {
-        let Some((rows, repeats)) = linear.distinct() else {
-            return Ok(self.multiply(x, linear.matrix(), linear.bias()));
-        };
-        let once = self.multiply(x, rows, None);
-        let mut out = self.tensor(x.rows(), linear.outputs);
-        self.for_row_runs(&mut out, linear.outputs, |first, out| {
-            for (index, mut out) in out.chunks_exact_mut(linear.outputs).enumerate() {
-                for (value, count) in once.row(first + index).iter().zip(repeats) {
-                    // Filled, not gathered one by one: gathering was a third of a step of sixteen sequences.
-                    let run = out.split_off_mut(..*count as usize);
-                    run.into_iter().for_each(|run| run.fill(*value));
-                }
-            }
-        });
-        Ok(out)
+        Ok(self.multiply(x, linear.matrix(), linear.bias()))
     }
 
     fn rope(&mut self, mut heads: CpuTensor, step: &Step<'_>) -> Result<CpuTensor, StepError> {
@@ -366,29 +385,41 @@ impl Backend for Cpu {
         Ok(out)
     }
 
-    fn sample(
-        &mut self,
-        logits: &CpuTensor,
-        draws: &[(usize, &SampleSpec)],
-    ) -> Result<Vec<SampledToken>, StepError> {
-        let (isa, samplers) = (self.isa, &self.samplers);
-        let mut drawn: Vec<Option<Result<SampledToken, StepError>>> = vec![None; draws.len()];
-        self.team.for_each(
-            drawn.iter_mut().zip(draws),
-            |thread, (drawn, (row, spec))| {
-                let mut scratch = samplers[thread]
-                    .lock()
-                    .unwrap_or_else(|poisoned| poisoned.into_inner());
-                *drawn = Some(sampler::sample(isa, logits.row(*row), spec, &mut scratch));
-            },
-        );
-        drawn
-            .into_iter()
-            .map(|drawn| drawn.expect("for_each visits every item"))
-            .collect()
+    fn logits(&mut self, x: &CpuTensor, head: &CpuHead) -> Result<CpuLogits, StepError> {
+        Ok(CpuLogits {
+            values: self.multiply(x, head.matrix(), None),
+            runs: head.runs().cloned(),
+        })
     }
 
-    fn to_host(&mut self, x: &CpuTensor) -> Result<Vec<f32>, StepError> {
-        Ok(x.data().to_vec())
+    fn sample(
+        &mut self,
+        logits: &CpuLogits,
+        draws: &[(usize, &SampleSpec)],
+    ) -> Result<Vec<SampledToken>, StepError> {
+        let isa = self.isa;
+        self.for_each_row(draws, |row, spec, scratch| {
+            sampler::sample(isa, logits.row(row), spec, scratch)
+        })
+    }
+
+    fn score(
+        &mut self,
+        logits: &CpuLogits,
+        scores: &[(usize, Score)],
+    ) -> Result<Vec<PromptLogprobs>, StepError> {
+        let isa = self.isa;
+        self.for_each_row(scores, |row, score, scratch| {
+            sampler::score(isa, logits.row(row), score, scratch)
+        })
+    }
+
+    fn to_host(&mut self, logits: &CpuLogits) -> Result<Vec<f32>, StepError> {
+        let (mut all, mut row) = (Vec::new(), Vec::new());
+        for index in 0..logits.values.rows() {
+            logits.row(index).write_out(&mut row);
+            all.extend_from_slice(&row);
+        }
+        Ok(all)
     }
 }

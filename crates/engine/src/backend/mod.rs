@@ -6,11 +6,11 @@
 
 pub mod cpu;
 
-use gossamer_scheduler::{SampleSpec, SampledToken};
+use gossamer_scheduler::{PromptLogprobs, SampleSpec, SampledToken};
 
 use crate::error::{LoadError, StepError};
 use crate::kv_cache::KvShape;
-use crate::step::Step;
+use crate::step::{Score, Step};
 use crate::weights::Weight;
 
 /// The weights of one layer's experts, as published.
@@ -55,6 +55,10 @@ pub trait Backend: Send + 'static {
     type Norm: Send;
     /// A bf16 matrix, perhaps with a bias.
     type Linear: Send;
+    /// The output projection.
+    type Head: Send;
+    /// Logits, in whatever form the device samples from.
+    type Logits: Send;
     /// Attention sinks of one layer.
     type Sinks: Send;
     /// The experts of one layer.
@@ -79,6 +83,11 @@ pub trait Backend: Send + 'static {
         weight: Weight,
         bias: Option<Weight>,
     ) -> Result<Self::Linear, LoadError>;
+    /// Takes the output projection, `[vocab_size, hidden]`.
+    ///
+    /// # Errors
+    /// As [`Backend::load_embedding`].
+    fn load_head(&mut self, weight: Weight) -> Result<Self::Head, LoadError>;
     /// Takes a layer's sinks, `[num_heads]`.
     ///
     /// # Errors
@@ -169,18 +178,32 @@ pub trait Backend: Send + 'static {
     /// # Errors
     /// As [`Backend::copy_blocks`].
     fn select_rows(&mut self, x: &Self::Tensor, rows: &[usize]) -> Result<Self::Tensor, StepError>;
-    /// Draws one token per spec from row `draws[i].0` of `logits`, `[rows, vocab_size]`.
+    /// `x Wᵀ` by the output projection, for `x` of `[rows, hidden]`.
+    ///
+    /// # Errors
+    /// As [`Backend::copy_blocks`].
+    fn logits(&mut self, x: &Self::Tensor, head: &Self::Head) -> Result<Self::Logits, StepError>;
+    /// Draws one token per spec from row `draws[i].0` of `logits`.
     ///
     /// # Errors
     /// As [`Backend::copy_blocks`], and those of the sampler.
     fn sample(
         &mut self,
-        logits: &Self::Tensor,
+        logits: &Self::Logits,
         draws: &[(usize, &SampleSpec)],
     ) -> Result<Vec<SampledToken>, StepError>;
-    /// The elements of `x`, row-major, on the host.
+    /// Scores one token per entry by row `scores[i].0` of `logits`.
+    ///
+    /// # Errors
+    /// As [`Backend::copy_blocks`], and those of the sampler.
+    fn score(
+        &mut self,
+        logits: &Self::Logits,
+        scores: &[(usize, Score)],
+    ) -> Result<Vec<PromptLogprobs>, StepError>;
+    /// All logits on the host, `[rows, vocab_size]`, row-major.
     ///
     /// # Errors
     /// As [`Backend::copy_blocks`].
-    fn to_host(&mut self, x: &Self::Tensor) -> Result<Vec<f32>, StepError>;
+    fn to_host(&mut self, logits: &Self::Logits) -> Result<Vec<f32>, StepError>;
 }

@@ -16,7 +16,7 @@ pub struct GptOss<B: Backend> {
     embedding: B::Embedding,
     layers: Vec<Layer<B>>,
     norm: B::Norm,
-    lm_head: B::Linear,
+    lm_head: B::Head,
 }
 
 struct Layer<B: Backend> {
@@ -52,7 +52,7 @@ impl<B: Backend> GptOss<B> {
         let norm = checkpoint.bf16("model.norm.weight", &[hidden])?;
         let norm = backend.load_norm(norm, config.rms_norm_eps)?;
         let lm_head = checkpoint.bf16("lm_head.weight", &[vocab, hidden])?;
-        let lm_head = backend.load_linear(lm_head, None)?;
+        let lm_head = backend.load_head(lm_head)?;
         Ok(Self {
             config,
             embedding,
@@ -83,7 +83,7 @@ impl<B: Backend> GptOss<B> {
         Ok(x)
     }
 
-    /// Logits after the given rows of the residual stream, `[rows.len(), vocab_size]`.
+    /// Logits after the given rows of the residual stream, one row for each of them.
     ///
     /// # Errors
     /// The backend failed.
@@ -92,10 +92,10 @@ impl<B: Backend> GptOss<B> {
         x: &B::Tensor,
         rows: &[usize],
         backend: &mut B,
-    ) -> Result<B::Tensor, StepError> {
+    ) -> Result<B::Logits, StepError> {
         let x = backend.select_rows(x, rows)?;
         let x = backend.rms_norm(&x, &self.norm)?;
-        backend.linear(&x, &self.lm_head)
+        backend.logits(&x, &self.lm_head)
     }
 }
 

@@ -10,13 +10,18 @@
 //! largest logit and widen that distance until what they search for must be inside.
 
 mod random;
+mod row;
 
 use std::cmp::Ordering;
 
-use gossamer_kernels::{Isa, argmax, collect_at_least, max, sum_exp};
-use gossamer_scheduler::{SampleSpec, SampledToken, SamplingParams, TokenLogprobs};
+use gossamer_kernels::Isa;
+use gossamer_scheduler::{PromptLogprobs, SampleSpec, SampledToken, SamplingParams, TokenLogprobs};
 
 use crate::error::StepError;
+use crate::step::Score;
+
+use row::{Edited, pick};
+pub use row::{Row, Runs};
 
 /// Below this a temperature counts as 0: the quotient would leave the range of f32.
 const MIN_TEMPERATURE: f32 = 1e-5;
@@ -24,53 +29,46 @@ const MIN_TEMPERATURE: f32 = 1e-5;
 /// How far below the largest logit to look for candidates, in units of the temperature; then everywhere.
 const DISTANCES: [f32; 3] = [8.0, 16.0, 32.0];
 
-/// Sign bit of an f32.
-const SIGN: u32 = 1 << 31;
-
-/// Logits summed at a time when drawing from the whole vocabulary.
-const SUM_BLOCK: usize = 2048;
-
 /// Buffers of one sampling thread, reused from row to row.
 #[derive(Default)]
 pub struct Scratch {
-    edited: Vec<f32>,
+    changes: Changes,
+    edited: Edited,
     kept: Vec<u32>,
     weights: Vec<f64>,
-    tokens: Vec<u32>,
 }
 
-/// Draws the token that `spec` asks for from one row of raw logits, `[vocab_size]`.
+/// Draws the token that `spec` asks for from one row of raw logits.
 ///
 /// # Errors
 /// Logits that are not finite, or nothing left to draw.
 pub fn sample(
     isa: Isa,
-    logits: &[f32],
+    logits: Row<'_>,
     spec: &SampleSpec,
     scratch: &mut Scratch,
 ) -> Result<SampledToken, StepError> {
-    check_finite(logits, spec)?;
+    check_finite(logits, spec.seq.0)?;
     let params = &spec.params;
-    let edited = edit(logits, spec, scratch)?;
     let Scratch {
-        edited: buffer,
+        changes,
+        edited,
         kept,
         weights,
-        ..
     } = scratch;
-    let candidates: &[f32] = if edited { buffer } else { logits };
+    let candidates = edit(logits, spec, changes, edited)?;
 
-    let best = argmax(isa, candidates);
-    if candidates[best] == f32::NEG_INFINITY {
+    let best = candidates.best(isa);
+    let largest = candidates.at(best);
+    if largest == f32::NEG_INFINITY {
         return Err(StepError::NothingToSample { seq: spec.seq.0 });
     }
     // A temperature that is not a number is greedy too.
     let token = if params.temperature >= MIN_TEMPERATURE {
         let uniform = random::uniform(params.seed, spec.choice, spec.output_len);
-        let largest = candidates[best];
         draw(isa, candidates, largest, params, uniform, kept, weights)
     } else {
-        best as u32
+        best
     };
     let logprobs = params
         .logprobs
@@ -78,75 +76,124 @@ pub fn sample(
     Ok(SampledToken { token, logprobs })
 }
 
-fn check_finite(logits: &[f32], spec: &SampleSpec) -> Result<(), StepError> {
-    // The largest magnitude as an integer: unlike a chain of comparisons of floats, this runs on vector registers.
-    let magnitude = |logit: &f32| (logit.to_bits() & !SIGN) as i32;
-    let finite = |chunk: &[f32]| {
-        chunk.iter().map(magnitude).fold(0, i32::max) < f32::INFINITY.to_bits() as i32
-    };
-    if logits.chunks(SUM_BLOCK).all(finite) {
-        return Ok(());
-    }
-    let token = logits
-        .iter()
-        .position(|logit| !logit.is_finite())
-        .unwrap_or(0);
-    Err(StepError::NonFiniteLogits {
-        seq: spec.seq.0,
-        token: token as u32,
+/// How likely the token was by one row of raw logits.
+///
+/// # Errors
+/// Logits that are not finite.
+pub fn score(
+    isa: Isa,
+    logits: Row<'_>,
+    score: Score,
+    scratch: &mut Scratch,
+) -> Result<PromptLogprobs, StepError> {
+    check_finite(logits, score.seq)?;
+    Ok(PromptLogprobs {
+        rank: logits.rank(score.token),
+        logprobs: logprobs(isa, logits, score.token, score.top, &mut scratch.kept),
     })
 }
 
-/// Writes the row with bias, penalties and bans applied to `scratch.edited`; false if there are none.
-fn edit(logits: &[f32], spec: &SampleSpec, scratch: &mut Scratch) -> Result<bool, StepError> {
+fn check_finite(logits: Row<'_>, seq: u64) -> Result<(), StepError> {
+    match logits.first_not_finite() {
+        None => Ok(()),
+        Some(token) => Err(StepError::NonFiniteLogits { seq, token }),
+    }
+}
+
+/// The row with bias, penalties and bans applied.
+fn edit<'a>(
+    logits: Row<'a>,
+    spec: &SampleSpec,
+    changes: &mut Changes,
+    buffers: &'a mut Edited,
+) -> Result<Row<'a>, StepError> {
     let params = &spec.params;
     let banned = spec.banned.as_deref().unwrap_or_default();
-    if params.logit_bias.is_empty() && banned.is_empty() && !params.needs_history() {
-        return Ok(false);
+    let history = match &spec.history {
+        _ if !params.needs_history() => &[][..],
+        Some(history) if history.prompt_len <= history.tokens.len() => &history.tokens,
+        _ => {
+            return Err(StepError::InvalidPlan(format!(
+                "sequence {}: penalties without history",
+                spec.seq.0
+            )));
+        }
+    };
+    let biased = params.logit_bias.iter().map(|(token, _)| *token);
+    let tokens = history.iter().chain(banned).copied().chain(biased);
+    changes.begin(logits, tokens);
+    if changes.logits.is_empty() {
+        return Ok(logits);
     }
-    let edited = &mut scratch.edited;
-    edited.clear();
-    edited.extend_from_slice(logits);
+
     for &(token, bias) in &params.logit_bias {
-        if let Some(logit) = edited.get_mut(token as usize) {
-            *logit = saturate(*logit + bias);
-        }
+        changes.change(token, |logit| saturate(logit + bias));
     }
-    if params.needs_history() {
-        let history = spec
-            .history
-            .as_ref()
-            .filter(|history| history.prompt_len <= history.tokens.len())
-            .ok_or_else(|| {
-                StepError::InvalidPlan(format!(
-                    "sequence {}: penalties without history",
-                    spec.seq.0
-                ))
-            })?;
-        if params.repetition_penalty != 1.0 {
-            for_each_distinct(&history.tokens, &mut scratch.tokens, |token, _| {
-                if let Some(logit) = edited.get_mut(token as usize) {
-                    *logit = saturate(match *logit > 0.0 {
-                        true => *logit / params.repetition_penalty,
-                        false => *logit * params.repetition_penalty,
-                    });
-                }
-            });
-        }
-        let output = &history.tokens[history.prompt_len..];
-        for_each_distinct(output, &mut scratch.tokens, |token, count| {
-            if let Some(logit) = edited.get_mut(token as usize) {
-                let penalty = params.frequency_penalty * count as f32 + params.presence_penalty;
-                *logit = saturate(*logit - penalty);
-            }
+    if params.repetition_penalty != 1.0 {
+        changes.change_distinct(history, |logit, _| {
+            saturate(match logit > 0.0 {
+                true => logit / params.repetition_penalty,
+                false => logit * params.repetition_penalty,
+            })
         });
     }
+    let output = spec
+        .history
+        .as_ref()
+        .map_or(0, |history| history.prompt_len);
+    changes.change_distinct(history.get(output..).unwrap_or_default(), |logit, count| {
+        let penalty = params.frequency_penalty * count as f32 + params.presence_penalty;
+        saturate(logit - penalty)
+    });
     for &token in banned {
-        if let Some(logit) = edited.get_mut(token as usize) {
-            *logit = f32::NEG_INFINITY;
+        changes.change(token, |_| f32::NEG_INFINITY);
+    }
+    Ok(logits.with(&changes.logits, buffers))
+}
+
+/// New logits of the tokens that a request changes.
+#[derive(Default)]
+struct Changes {
+    /// By token, ascending and distinct.
+    logits: Vec<(u32, f32)>,
+    /// A buffer of [`Changes::change_distinct`].
+    sorted: Vec<u32>,
+}
+
+impl Changes {
+    /// Starts with the logits that `tokens` have; those beyond the vocabulary are left out.
+    fn begin(&mut self, logits: Row<'_>, tokens: impl Iterator<Item = u32>) {
+        self.sorted.clear();
+        self.sorted
+            .extend(tokens.filter(|token| (*token as usize) < logits.len()));
+        self.sorted.sort_unstable();
+        self.sorted.dedup();
+        self.logits.clear();
+        let known = self.sorted.iter().map(|token| (*token, logits.at(*token)));
+        self.logits.extend(known);
+    }
+
+    fn change(&mut self, token: u32, new: impl FnOnce(f32) -> f32) {
+        if let Ok(index) = self
+            .logits
+            .binary_search_by_key(&token, |(token, _)| *token)
+        {
+            let (_, logit) = &mut self.logits[index];
+            *logit = new(*logit);
         }
     }
-    Ok(true)
+
+    /// `new(logit, occurrences)` once per distinct token.
+    fn change_distinct(&mut self, tokens: &[u32], new: impl Fn(f32, usize) -> f32) {
+        let mut sorted = std::mem::take(&mut self.sorted);
+        sorted.clear();
+        sorted.extend_from_slice(tokens);
+        sorted.sort_unstable();
+        for run in sorted.chunk_by(|a, b| a == b) {
+            self.change(run[0], |logit| new(logit, run.len()));
+        }
+        self.sorted = sorted;
+    }
 }
 
 /// Keeps edited logits finite: one request's extreme parameters must not fail the step for all others.
@@ -157,20 +204,10 @@ fn saturate(logit: f32) -> f32 {
     }
 }
 
-/// Calls `each(token, occurrences)` once per distinct token.
-fn for_each_distinct(tokens: &[u32], sorted: &mut Vec<u32>, mut each: impl FnMut(u32, usize)) {
-    sorted.clear();
-    sorted.extend_from_slice(tokens);
-    sorted.sort_unstable();
-    for run in sorted.chunk_by(|a, b| a == b) {
-        each(run[0], run.len());
-    }
-}
-
 /// Draws a token by temperature and filters; `largest` is the largest logit, `uniform` in [0, 1).
 fn draw(
     isa: Isa,
-    logits: &[f32],
+    logits: Row<'_>,
     largest: f32,
     params: &SamplingParams,
     uniform: f64,
@@ -178,26 +215,25 @@ fn draw(
     weights: &mut Vec<f64>,
 ) -> u32 {
     let scale = 1.0 / params.temperature;
-    let weight = |token: u32| f64::from(((logits[token as usize] - largest) * scale).exp());
+    let weight = |token: u32| f64::from(((logits.at(token) - largest) * scale).exp());
     let top_k = match params.top_k as usize {
         k if k < logits.len() => k,
         _ => 0,
     };
     let filters_mass = params.top_p < 1.0;
     if top_k == 0 && !filters_mass && params.min_p <= 0.0 {
-        return draw_from_all(isa, logits, largest, scale, uniform, weights);
+        return logits.draw(isa, largest, scale, uniform, weights);
     }
 
     if params.min_p > 0.0 {
         let floor = largest + params.temperature * params.min_p.min(1.0).ln();
-        collect(isa, logits, floor, kept);
+        logits.collect(isa, floor, kept);
     } else if top_k > 0 {
         collect_top(isa, logits, largest, params.temperature, kept, |kept| {
             kept.len() >= top_k
         });
     } else {
-        let all: f64 = block_sums(isa, logits, largest, scale).sum();
-        let wanted = f64::from(params.top_p) * all;
+        let wanted = f64::from(params.top_p) * logits.mass(isa, largest, scale);
         collect_top(isa, logits, largest, params.temperature, kept, |kept| {
             // Rounded sums of different order must not end the search too early.
             kept.iter().map(|token| weight(*token)).sum::<f64>() >= wanted * (1.0 + 1e-4)
@@ -218,7 +254,7 @@ fn draw(
         // Only without the other filters does the mass reach beyond `kept`.
         let whole: f64 = match top_k > 0 || params.min_p > 0.0 {
             true => weights.iter().sum(),
-            false => block_sums(isa, logits, largest, scale).sum(),
+            false => logits.mass(isa, largest, scale),
         };
         let wanted = f64::from(params.top_p) * whole;
         let mut mass = 0.0;
@@ -235,91 +271,39 @@ fn draw(
 }
 
 /// Larger logit first, then smaller id: the order of every ranking here.
-fn by_logit(logits: &[f32], a: u32, b: u32) -> Ordering {
-    logits[b as usize]
-        .total_cmp(&logits[a as usize])
-        .then(a.cmp(&b))
-}
-
-/// Tokens with a logit of at least `floor`, by id, and never a banned one.
-fn collect(isa: Isa, logits: &[f32], floor: f32, kept: &mut Vec<u32>) {
-    kept.clear();
-    collect_at_least(isa, logits, floor.max(f32::MIN), kept);
+fn by_logit(logits: Row<'_>, a: u32, b: u32) -> Ordering {
+    logits.at(b).total_cmp(&logits.at(a)).then(a.cmp(&b))
 }
 
 /// Tokens close enough below the largest logit that `enough` says so, or all.
 fn collect_top(
     isa: Isa,
-    logits: &[f32],
+    logits: Row<'_>,
     largest: f32,
     unit: f32,
     kept: &mut Vec<u32>,
     enough: impl Fn(&[u32]) -> bool,
 ) {
     for distance in DISTANCES {
-        collect(isa, logits, largest - distance * unit, kept);
+        logits.collect(isa, largest - distance * unit, kept);
         if enough(kept) {
             return;
         }
     }
-    collect(isa, logits, f32::MIN, kept);
-}
-
-fn block_sums(isa: Isa, logits: &[f32], largest: f32, scale: f32) -> impl Iterator<Item = f64> {
-    logits
-        .chunks(SUM_BLOCK)
-        .map(move |block| f64::from(sum_exp(isa, block, largest, scale)))
-}
-
-fn draw_from_all(
-    isa: Isa,
-    logits: &[f32],
-    largest: f32,
-    scale: f32,
-    uniform: f64,
-    sums: &mut Vec<f64>,
-) -> u32 {
-    sums.clear();
-    sums.extend(block_sums(isa, logits, largest, scale));
-    let target = uniform * sums.iter().sum::<f64>();
-    let block = pick(sums.iter().copied(), target);
-    let before: f64 = sums[..block].iter().sum();
-    let start = block * SUM_BLOCK;
-    let within = logits[start..]
-        .iter()
-        .take(SUM_BLOCK)
-        .map(|logit| f64::from(((logit - largest) * scale).exp()));
-    (start + pick(within, target - before)) as u32
-}
-
-/// The first index at which the running sum of `weights` exceeds `target`; where rounding keeps it below, the last
-/// index with a weight.
-fn pick(weights: impl Iterator<Item = f64>, target: f64) -> usize {
-    let (mut sum, mut last) = (0.0, 0);
-    for (index, weight) in weights.enumerate() {
-        if weight > 0.0 {
-            sum += weight;
-            last = index;
-            if sum > target {
-                break;
-            }
-        }
-    }
-    last
+    logits.collect(isa, f32::MIN, kept);
 }
 
 /// Log-probabilities of the raw distribution.
 fn logprobs(
     isa: Isa,
-    logits: &[f32],
+    logits: Row<'_>,
     token: u32,
     count: usize,
     kept: &mut Vec<u32>,
 ) -> TokenLogprobs {
-    let largest = max(isa, logits);
-    let sum: f64 = block_sums(isa, logits, largest, 1.0).sum();
-    let log_sum = f64::from(largest) + sum.ln();
-    let logprob = |token: u32| (f64::from(logits[token as usize]) - log_sum) as f32;
+    let largest = logits.max(isa);
+    let log_sum = f64::from(largest) + logits.mass(isa, largest, 1.0).ln();
+    let logprob = |token: u32| (f64::from(logits.at(token)) - log_sum) as f32;
     let count = count.min(logits.len());
     kept.clear();
     if count > 0 {

@@ -20,14 +20,16 @@ fn spec(change: impl FnOnce(&mut SamplingParams)) -> SampleSpec {
     }
 }
 
-fn token(logits: &[f32], spec: &SampleSpec) -> u32 {
+fn sampled(logits: Row<'_>, spec: &SampleSpec) -> Result<SampledToken, StepError> {
     sample(Isa::detect(), logits, spec, &mut Scratch::default())
-        .unwrap()
-        .token
+}
+
+fn token(logits: &[f32], spec: &SampleSpec) -> u32 {
+    sampled(Row::whole(logits), spec).unwrap().token
 }
 
 /// How often each token is drawn in `draws` positions of one stream.
-fn frequencies(logits: &[f32], mut spec: SampleSpec, draws: usize) -> Vec<usize> {
+fn frequencies(logits: Row<'_>, mut spec: SampleSpec, draws: usize) -> Vec<usize> {
     let mut counts = vec![0; logits.len()];
     let mut scratch = Scratch::default();
     for output_len in 0..draws {
@@ -90,27 +92,28 @@ const LOGITS: [f32; 12] = [
     0.3, 2.0, -1.0, 1.5, 0.0, 2.5, -0.5, 1.0, 0.7, -2.0, 1.9, 0.1,
 ];
 
-#[test]
-fn frequencies_follow_the_filtered_softmax() {
-    type Change = fn(&mut SamplingParams);
-    let changes: [Change; 9] = [
-        |_| (),
-        |p| p.temperature = 0.5,
-        |p| p.temperature = 3.0,
-        |p| p.top_k = 4,
-        |p| p.top_p = 0.7,
-        |p| p.min_p = 0.2,
-        |p| (p.top_k, p.top_p) = (6, 0.8),
-        |p| (p.min_p, p.top_p) = (0.1, 0.9),
-        |p| (p.min_p, p.top_k, p.top_p, p.temperature) = (0.05, 7, 0.95, 1.3),
-    ];
-    for (index, change) in changes.into_iter().enumerate() {
+/// Temperatures and filters that the tests of frequencies go through.
+const CHANGES: [fn(&mut SamplingParams); 9] = [
+    |_| (),
+    |p| p.temperature = 0.5,
+    |p| p.temperature = 3.0,
+    |p| p.top_k = 4,
+    |p| p.top_p = 0.7,
+    |p| p.min_p = 0.2,
+    |p| (p.top_k, p.top_p) = (6, 0.8),
+    |p| (p.min_p, p.top_p) = (0.1, 0.9),
+    |p| (p.min_p, p.top_k, p.top_p, p.temperature) = (0.05, 7, 0.95, 1.3),
+];
+
+/// Draws from `row` under every one of [`CHANGES`] and compares with the definition on `logits`, the row written out.
+fn frequencies_follow_the_definition(row: Row<'_>, logits: &[f32]) {
+    for (index, change) in CHANGES.into_iter().enumerate() {
         let spec = spec(|params| {
             change(params);
             params.seed = 100 + index as u64;
         });
-        let p = expected(&LOGITS, &spec.params);
-        let (sum, freedom) = chi_square(&frequencies(&LOGITS, spec, 20_000), &p);
+        let p = expected(logits, &spec.params);
+        let (sum, freedom) = chi_square(&frequencies(row, spec, 20_000), &p);
         // Wilson-Hilferty: exceeded about once in ten thousand seeds.
         let k = freedom.max(1) as f64;
         let limit = k * (1.0 - 2.0 / (9.0 * k) + 3.72 * (2.0 / (9.0 * k)).sqrt()).powi(3);
@@ -122,6 +125,80 @@ fn frequencies_follow_the_filtered_softmax() {
 }
 
 #[test]
+fn frequencies_follow_the_filtered_softmax() {
+    frequencies_follow_the_definition(Row::whole(&LOGITS), &LOGITS);
+}
+
+#[test]
+fn a_row_of_runs_is_drawn_from_like_the_row_written_out() {
+    let counts = [2, 1, 5, 3, 1, 1, 4, 2, 1, 7, 2, 1];
+    let runs = Runs::new(&counts);
+    let row = Row::of_runs(&LOGITS, &runs);
+    let mut logits = Vec::new();
+    row.write_out(&mut logits);
+    let by_hand: Vec<f32> = LOGITS
+        .iter()
+        .zip(counts)
+        .flat_map(|(logit, count)| vec![*logit; count as usize])
+        .collect();
+    assert_eq!((&logits, row.len()), (&by_hand, by_hand.len()));
+    frequencies_follow_the_definition(row, &logits);
+
+    // Ties, edits, bans and log-probabilities too are those of the row written out.
+    let edits: [fn(&mut SamplingParams); 4] = [
+        |_| (),
+        |p| p.logit_bias = vec![(3, 9.0), (14, -50.0)],
+        |p| p.presence_penalty = 1.5,
+        |p| p.repetition_penalty = 1.7,
+    ];
+    for change in edits {
+        for (banned, history) in [(vec![], vec![]), (vec![11, 12], vec![2, 11, 28, 28])] {
+            let mut spec = spec(|p| {
+                (p.temperature, p.logprobs) = (0.0, Some(30));
+                change(p);
+            });
+            spec.banned = Some(banned.into());
+            spec.history = Some(History {
+                tokens: history,
+                prompt_len: 0,
+            });
+            let (of_runs, whole) = (sampled(row, &spec), sampled(Row::whole(&logits), &spec));
+            let (of_runs, whole) = (of_runs.unwrap(), whole.unwrap());
+            assert_eq!(of_runs.token, whole.token);
+            let tokens_and_logprobs = |drawn: SampledToken| drawn.logprobs.unwrap().top;
+            let (of_runs, whole) = (tokens_and_logprobs(of_runs), tokens_and_logprobs(whole));
+            assert_eq!(of_runs.len(), 30);
+            for (a, b) in of_runs.iter().zip(&whole) {
+                assert!(a.0 == b.0 && (a.1 - b.1).abs() < 1e-5, "{a:?} or {b:?}");
+            }
+        }
+    }
+    let mut odd = LOGITS;
+    odd[2] = f32::NAN;
+    assert_eq!(
+        sampled(Row::of_runs(&odd, &runs), &spec(|_| ())),
+        Err(StepError::NonFiniteLogits { seq: 3, token: 3 })
+    );
+}
+
+#[test]
+fn a_long_run_is_drawn_from_evenly() {
+    // More than one block of values, one run of most tokens in the middle, and draws over all of it.
+    let counts: Vec<u32> = (0..5000)
+        .map(|run| if run == 3000 { 90_000 } else { 1 })
+        .collect();
+    let runs = Runs::new(&counts);
+    let values = vec![1.5; counts.len()];
+    let drawn = frequencies(Row::of_runs(&values, &runs), spec(|_| ()), 9_500);
+    let tenths: Vec<usize> = drawn
+        .chunks(9_500)
+        .map(|tenth| tenth.iter().sum())
+        .collect();
+    let (sum, freedom) = chi_square(&tenths, &[0.1; 10]);
+    assert!(freedom == 9 && sum < 33.7, "{sum}: {tenths:?}"); // exceeded about once in ten thousand seeds
+}
+
+#[test]
 fn a_large_vocabulary_is_drawn_from_evenly() {
     // Across the blocks of the running sum, and beyond the first distances of the filters.
     let logits = vec![-3.0; 10_000];
@@ -129,7 +206,7 @@ fn a_large_vocabulary_is_drawn_from_evenly() {
         ((|_| ()) as fn(&mut SamplingParams), 20_000),
         (|p| p.top_p = 0.999_99, 1_000),
     ] {
-        let counts = frequencies(&logits, spec(change), draws);
+        let counts = frequencies(Row::whole(&logits), spec(change), draws);
         let tenths: Vec<usize> = counts
             .chunks(1000)
             .map(|tenth| tenth.iter().sum())
@@ -163,7 +240,7 @@ fn filters_keep_the_same_set_as_a_full_sort_on_wide_logits() {
             (p.top_k, p.top_p, p.min_p, p.temperature) = (top_k, top_p, min_p, temperature)
         });
         let allowed = expected(&logits, &spec.params);
-        let counts = frequencies(&logits, spec, 2000);
+        let counts = frequencies(Row::whole(&logits), spec, 2000);
         for (count, p) in counts.iter().zip(&allowed) {
             assert!(*count == 0 || *p > 0.0);
         }
@@ -277,7 +354,7 @@ fn logprobs_are_those_of_the_raw_distribution() {
         p.logprobs = Some(3);
         p.logit_bias = vec![(2, 50.0)];
     });
-    let drawn = sample(Isa::detect(), &LOGITS, &spec, &mut Scratch::default()).unwrap();
+    let drawn = sampled(Row::whole(&LOGITS), &spec).unwrap();
     assert_eq!(drawn.token, 2);
     let sum: f64 = LOGITS.iter().map(|x| f64::from(*x).exp()).sum();
     let close = |found: f32, token: usize| {
@@ -298,21 +375,58 @@ fn logprobs_are_those_of_the_raw_distribution() {
         logprobs: Some(0),
         ..SamplingParams::clone(&spec.params)
     });
-    let drawn = sample(Isa::detect(), &LOGITS, &spec, &mut Scratch::default()).unwrap();
+    let drawn = sampled(Row::whole(&LOGITS), &spec).unwrap();
     assert!(drawn.logprobs.unwrap().top.is_empty());
     spec.params = Arc::new(SamplingParams {
         logprobs: Some(255),
         ..SamplingParams::clone(&spec.params)
     });
-    let drawn = sample(Isa::detect(), &LOGITS, &spec, &mut Scratch::default()).unwrap();
+    let drawn = sampled(Row::whole(&LOGITS), &spec).unwrap();
     assert_eq!(drawn.logprobs.unwrap().top.len(), LOGITS.len());
 }
 
 #[test]
-fn what_cannot_be_sampled_is_an_error_that_names_the_sequence() {
-    let error = |logits: &[f32], spec: &SampleSpec| {
-        sample(Isa::detect(), logits, spec, &mut Scratch::default()).unwrap_err()
+fn a_token_is_scored_by_its_logit_and_its_place_in_the_row() {
+    let runs = Runs::new(&[1, 3, 2, 1]);
+    let values = [0.5, -1.0, 2.0, -1.0];
+    let whole = [0.5, -1.0, -1.0, -1.0, 2.0, 2.0, -1.0];
+    let sum: f64 = whole.iter().map(|x| f64::from(*x).exp()).sum();
+    for (token, rank) in [(4, 1), (5, 2), (0, 3), (1, 4), (2, 5), (3, 6), (6, 7)] {
+        for row in [Row::whole(&whole), Row::of_runs(&values, &runs)] {
+            let asked = Score {
+                seq: 3,
+                token,
+                top: 2,
+            };
+            let found = score(Isa::detect(), row, asked, &mut Scratch::default()).unwrap();
+            assert_eq!(found.rank, rank);
+            let expected = f64::from(whole[token as usize]) - sum.ln();
+            assert!((f64::from(found.logprobs.logprob) - expected).abs() < 1e-5);
+            let top: Vec<u32> = found.logprobs.top.iter().map(|(token, _)| *token).collect();
+            assert_eq!(top, [4, 5]);
+        }
+    }
+    let asked = Score {
+        seq: 3,
+        token: 0,
+        top: 0,
     };
+    let odd = [0.0, f32::NAN];
+    let found = score(
+        Isa::detect(),
+        Row::whole(&odd),
+        asked,
+        &mut Scratch::default(),
+    );
+    assert_eq!(
+        found.unwrap_err(),
+        StepError::NonFiniteLogits { seq: 3, token: 1 }
+    );
+}
+
+#[test]
+fn what_cannot_be_sampled_is_an_error_that_names_the_sequence() {
+    let error = |logits: &[f32], spec: &SampleSpec| sampled(Row::whole(logits), spec).unwrap_err();
     for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let found = error(&[0.0, 1.0, odd], &spec(|_| ()));
         assert_eq!(found, StepError::NonFiniteLogits { seq: 3, token: 2 });
@@ -334,7 +448,7 @@ fn what_cannot_be_sampled_is_an_error_that_names_the_sequence() {
 fn banned_tokens_are_never_drawn_at_temperature_1() {
     let mut spec = spec(|_| ());
     spec.banned = Some([5, 1].into());
-    let counts = frequencies(&LOGITS, spec, 5000);
+    let counts = frequencies(Row::whole(&LOGITS), spec, 5000);
     assert_eq!((counts[5], counts[1]), (0, 0));
     assert!(counts[10] > 0);
 }

@@ -83,14 +83,20 @@ pub struct Server {
     /// `None`: from the machine.
     pub workers: Option<usize>,
     pub max_body_bytes: usize,
+    /// Of all bodies together.
+    pub max_body_memory_bytes: usize,
     /// Of each worker.
     pub max_connections: usize,
     /// How long a head may take to arrive.
     pub request_timeout: Duration,
     /// How long a body may take to arrive.
     pub body_timeout: Duration,
+    /// How long a client may go without reading.
+    pub write_timeout: Duration,
     pub keep_alive: Duration,
     pub shutdown_timeout: Duration,
+    /// `*`, or origins without a trailing slash.
+    pub cors_origins: Vec<String>,
 }
 
 /// `[model]`
@@ -156,11 +162,14 @@ impl Config {
                 port: get.number("server.port") as u16,
                 workers: get.optional("server.workers"),
                 max_body_bytes: get.number("server.max_body_bytes"),
+                max_body_memory_bytes: get.number("server.max_body_memory_bytes"),
                 max_connections: get.number("server.max_connections"),
                 request_timeout: get.duration("server.request_timeout_ms"),
                 body_timeout: get.duration("server.body_timeout_ms"),
+                write_timeout: get.duration("server.write_timeout_ms"),
                 keep_alive: get.duration("server.keep_alive_ms"),
                 shutdown_timeout: get.duration("server.shutdown_timeout_ms"),
+                cors_origins: get.list("server.cors_origins"),
             },
             model: model(&get),
             engine: Engine {
@@ -214,6 +223,18 @@ impl Config {
                 expected: expected.to_owned(),
             })
         };
+        if self.server.max_body_memory_bytes < self.server.max_body_bytes {
+            return refuse(
+                "server.max_body_memory_bytes",
+                "at least server.max_body_bytes, or no such body can be read",
+            );
+        }
+        if !self.server.cors_origins.iter().all(|text| is_origin(text)) {
+            return refuse(
+                "server.cors_origins",
+                "origins as a browser sends them (scheme://host or scheme://host:port, without a path), or \"*\"",
+            );
+        }
         if !self.engine.block_size.is_power_of_two() {
             return refuse("engine.block_size", "8, 16 or 32");
         }
@@ -232,15 +253,21 @@ fn model(get: &Get<'_>) -> Model {
         (_, None) => format!("gossamer-{EMBEDDED_MODEL}"),
         (_, Some(folder)) => folder_name(folder).unwrap_or(path),
     };
-    let aliases = match &get.0.get("model.aliases").value {
-        Value::List(aliases) => aliases.clone(),
-        _ => Vec::new(),
-    };
+    let aliases = get.list("model.aliases");
     Model {
         folder,
         name,
         aliases,
     }
+}
+
+/// Whether a browser could send this as `Origin`, or it stands for all of them.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, host)) = text.split_once("://") else {
+        return text == "*";
+    };
+    let ordinary = |c: char| c.is_ascii_graphic() && !"/?#@*,".contains(c);
+    !scheme.is_empty() && !host.is_empty() && text.replace("://", "").chars().all(ordinary)
 }
 
 /// Whether a text has the form of a date: the model reads it, nothing computes with it.
@@ -277,6 +304,13 @@ impl Get<'_> {
     fn number(&self, path: &str) -> usize {
         self.optional(path)
             .expect("a test resolves the defaults, and kinds without a word are always numbers")
+    }
+
+    fn list(&self, path: &str) -> Vec<String> {
+        match &self.0.get(path).value {
+            Value::List(items) => items.clone(),
+            _ => Vec::new(),
+        }
     }
 
     fn duration(&self, path: &str) -> Duration {

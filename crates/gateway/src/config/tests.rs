@@ -172,6 +172,32 @@ fn values_that_do_not_go_together() {
     );
 
     let mut raw = RawConfig::defaults();
+    raw.set_flag("max-body-memory-bytes", "1MiB").unwrap();
+    let error = Config::resolve(&raw, Environment::Testing)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("must be at least server.max_body_bytes"),
+        "{error}"
+    );
+
+    for (origins, fine) in [
+        ("*", true),
+        ("https://a.example,http://localhost:3000", true),
+        ("a.example", false),
+        ("https://a.example/path", false),
+        ("https://a.example/", false),
+        ("https://*.example", false),
+        ("https://", false),
+        ("null", false),
+    ] {
+        let mut raw = RawConfig::defaults();
+        raw.set_flag("cors-origins", origins).unwrap();
+        let resolved = Config::resolve(&raw, Environment::Testing);
+        assert_eq!(resolved.is_ok(), fine, "{origins}");
+    }
+
+    let mut raw = RawConfig::defaults();
     raw.set_flag("date", "2026-1-1").unwrap();
     let error = Config::resolve(&raw, Environment::Testing)
         .unwrap_err()

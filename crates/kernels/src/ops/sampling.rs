@@ -85,6 +85,46 @@ unsafe fn sum_exp_generic<V: Vector>(x: &[f32], shift: f32, scale: f32) -> f32 {
     }
 }
 
+/// `sum over i of weights[i] * exp((x[i] - shift) * scale)`; as [`sum_exp`] where a number stands for several.
+///
+/// # Panics
+/// If there is not one weight per number.
+pub fn sum_exp_weighted(isa: Isa, x: &[f32], weights: &[f32], shift: f32, scale: f32) -> f32 {
+    assert_eq!(x.len(), weights.len(), "one weight per number");
+    // SAFETY: slices are valid and of one length; nothing is written.
+    unsafe { sum_exp_weighted_unchecked(isa, x, weights, shift, scale) }
+}
+
+dispatch! { fn sum_exp_weighted_unchecked = sum_exp_weighted_generic(x: &[f32], weights: &[f32], shift: f32, scale: f32) -> f32 }
+
+#[inline(always)]
+unsafe fn sum_exp_weighted_generic<V: Vector>(
+    x: &[f32],
+    weights: &[f32],
+    shift: f32,
+    scale: f32,
+) -> f32 {
+    let whole = x.len() / LANES * LANES;
+    let rest = x.len() - whole;
+    // SAFETY: loads are within `x` and `weights`, which are equally long.
+    unsafe {
+        let (shift, scale) = (V::splat(shift), V::splat(scale));
+        let mut sum = V::splat(0.0);
+        for i in (0..whole).step_by(LANES) {
+            let power = exp(V::load(x.as_ptr().add(i)).sub(shift).mul(scale));
+            sum = power.mul_add(V::load(weights.as_ptr().add(i)), sum);
+        }
+        if rest > 0 {
+            // Lanes beyond the end have the weight 0.
+            let power = exp(V::load_partial(x.as_ptr().add(whole), rest)
+                .sub(shift)
+                .mul(scale));
+            sum = power.mul_add(V::load_partial(weights.as_ptr().add(whole), rest), sum);
+        }
+        sum.sum()
+    }
+}
+
 /// `x[i] = exp((x[i] - max) * scale) / sum`: probabilities at temperature `1 / scale`. -inf becomes exactly 0.
 /// If no number is above -inf, everything becomes 0.
 pub fn softmax_in_place(isa: Isa, x: &mut [f32], scale: f32) {

@@ -128,6 +128,22 @@ proptest! {
     }
 
     #[test]
+    fn sums_of_exponentials_agree_with_plain_loops(seed: u64, len in 0usize..3000, scale in 0.1f32..5.0) {
+        let mut random = Random::new(seed);
+        let x = random.numbers(len);
+        let weights: Vec<f32> = (0..len).map(|_| (random.next() % 1000) as f32).collect();
+        let shift = x.iter().copied().fold(0.0, f32::max);
+        let power = |x: &f32| (f64::from((x - shift) * scale)).exp();
+        let plain: f64 = x.iter().map(power).sum();
+        let weighted: f64 = x.iter().zip(&weights).map(|(x, weight)| power(x) * f64::from(*weight)).sum();
+        for isa in Isa::available() {
+            let close = |got: f32, expect: f64| (f64::from(got) - expect).abs() <= 2e-5 * expect;
+            prop_assert!(close(sum_exp(isa, &x, shift, scale), plain));
+            prop_assert!(close(sum_exp_weighted(isa, &x, &weights, shift, scale), weighted));
+        }
+    }
+
+    #[test]
     fn softmax_gives_probabilities(seed: u64, len in 1usize..3000, scale in 0.1f32..5.0, holes in 0u64..4) {
         let mut random = Random::new(seed);
         let mut x = random.numbers(len);

@@ -1,0 +1,100 @@
+//! The output projection on the CPU, and the logits it makes: in place, or once for each run of equal rows.
+//!
+//! The output projection of a model that was trained on a part of its vocabulary has the same row for every other
+//! token; so has the embedded model's, for nineteen rows in twenty. Equal rows give equal logits, so computing each
+//! once is exact, and the sampler knows rows of runs ([`Row`]). Full vocabularies are left in place.
+
+use std::sync::Arc;
+
+use gossamer_kernels::{Bf16Matrix, Bf16Slice};
+
+use super::buffers::CpuTensor;
+use crate::sampler::{Row, Runs};
+use crate::weights::Weight;
+
+/// Pairs of neighbouring rows that are looked at before comparing them all.
+const PROBES: usize = 64;
+
+/// The output projection.
+pub enum CpuHead {
+    /// bf16 `[vocab_size, hidden]`, in place.
+    Whole(Weight),
+    /// The rows that differ from the one before.
+    Distinct {
+        /// bf16, `[num_runs, hidden]`.
+        rows: Vec<u8>,
+        /// Width of a row.
+        hidden: usize,
+        /// The tokens that each row stands for.
+        runs: Arc<Runs>,
+    },
+}
+
+/// Logits of some rows.
+pub struct CpuLogits {
+    /// `[rows, vocab_size]` or `[rows, num_runs]`.
+    pub values: CpuTensor,
+    /// What the columns stand for, if not for one token each.
+    pub runs: Option<Arc<Runs>>,
+}
+
+impl CpuHead {
+    /// Compares the rows of `weight`, `[vocab_size, hidden]`.
+    pub fn new(weight: Weight) -> Self {
+        let (num_rows, hidden) = (weight.shape()[0], weight.shape()[1]);
+        let repeats = |row: &usize| *row > 0 && weight.entry(*row) == weight.entry(*row - 1);
+        // Reading every row of a large file at start would be no favour: a probe decides.
+        let probes = (1..num_rows).step_by(num_rows.div_ceil(PROBES).max(1));
+        if 2 * probes.clone().filter(repeats).count() <= probes.count() {
+            return Self::Whole(weight);
+        }
+        let (mut rows, mut counts): (Vec<u8>, Vec<u32>) = Default::default();
+        for row in 0..num_rows {
+            match counts.last_mut().filter(|_| repeats(&row)) {
+                Some(count) => *count += 1,
+                None => {
+                    rows.extend_from_slice(weight.entry(row));
+                    counts.push(1);
+                }
+            }
+        }
+        Self::Distinct {
+            rows,
+            hidden,
+            runs: Arc::new(Runs::new(&counts)),
+        }
+    }
+
+    /// The matrix to multiply by: all rows, or the distinct ones.
+    pub fn matrix(&self) -> Bf16Matrix<'_> {
+        match self {
+            Self::Whole(weight) => Bf16Matrix::new(
+                Bf16Slice::new(weight.bytes()),
+                weight.shape()[0],
+                weight.shape()[1],
+            ),
+            Self::Distinct { rows, hidden, .. } => {
+                Bf16Matrix::new(Bf16Slice::new(rows), rows.len() / (2 * hidden), *hidden)
+            }
+        }
+    }
+
+    /// What the rows of [`CpuHead::matrix`] stand for, if not for one token each.
+    pub fn runs(&self) -> Option<&Arc<Runs>> {
+        match self {
+            Self::Whole(_) => None,
+            Self::Distinct { runs, .. } => Some(runs),
+        }
+    }
+}
+
+impl CpuLogits {
+    /// One row, for the sampler.
+    pub fn row(&self, row: usize) -> Row<'_> {
+        let values = self.values.row(row);
+        match &self.runs {
+            None => Row::whole(values),
+            Some(runs) => Row::of_runs(values, runs),
+        }
+    }
+}
