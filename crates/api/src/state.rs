@@ -10,6 +10,7 @@ use gossamer_harmony::Tokenizer;
 use gossamer_metrics::Metrics;
 use gossamer_scheduler::SchedulerHandle;
 
+use crate::auth::Auth;
 use crate::routes::BodyMemory;
 use crate::wire::models::ServerInfo;
 
@@ -77,6 +78,7 @@ pub struct AppState {
     pub(crate) metrics: Metrics,
     pub(crate) config: Arc<ApiConfig>,
     pub(crate) info: Arc<ServerInfo>,
+    pub(crate) auth: Arc<Auth>,
     pub(crate) bodies: BodyMemory,
     /// Turns the salts that clients choose into the scheduler's. Its keys are random, so nobody can look for two salts
     /// that are the same to it.
@@ -93,6 +95,7 @@ impl AppState {
         metrics: Metrics,
         config: ApiConfig,
         info: ServerInfo,
+        auth: Auth,
     ) -> Self {
         // Built on first use, which takes a while: now, and not under the first request.
         let _ = Tokenizer::get();
@@ -101,6 +104,7 @@ impl AppState {
             metrics,
             config: Arc::new(config),
             info: Arc::new(info),
+            auth: Arc::new(auth),
             bodies: BodyMemory::default(),
             salts: RandomState::new(),
             started: Instant::now(),
@@ -125,7 +129,7 @@ pub(crate) fn unix_seconds() -> i64 {
 ///
 /// Counts years from March, so that the leap day is a year's last, in eras of 400 years = 146097 days
 /// (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`).
-fn civil_date(days: i64) -> String {
+pub fn civil_date(days: i64) -> String {
     const DAYS_PER_ERA: i64 = 146_097;
     let since_march_0000 = days + 719_468;
     let era = since_march_0000.div_euclid(DAYS_PER_ERA);

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::ServerHandle;
+use gossamer_api::auth::{Auth, AuthConfig};
 use gossamer_api::{ApiConfig, AppState, PromptDate, ServerConfig, ServerInfo};
 use gossamer_metrics::Metrics;
 use gossamer_scheduler::{Capacity, GroupCapacity, SchedulerConfig, SchedulerHandle, Worker};
@@ -27,6 +28,8 @@ pub struct TestSetup {
     pub control: Control,
     /// Settings of the HTTP layer.
     pub api: ApiConfig,
+    /// Who may use it: everybody, unless a test says otherwise.
+    pub auth: AuthConfig,
     /// Settings of the connections.
     pub server: ServerConfig,
     /// Settings of the scheduler.
@@ -57,6 +60,7 @@ impl TestSetup {
                 date: PromptDate::Fixed("2026-01-02".into()),
                 cors_origins: Vec::new(),
             },
+            auth: AuthConfig::open(),
             server: ServerConfig {
                 workers: 1,
                 max_connections: 1000,
@@ -128,7 +132,8 @@ impl TestServer {
             weight_bytes: 0,
             kv_cache_bytes: 0,
         };
-        let state = AppState::new(scheduler.clone(), metrics.clone(), setup.api, info);
+        let auth = Auth::new(&setup.auth).expect("the files of credentials are usable");
+        let state = AppState::new(scheduler.clone(), metrics.clone(), setup.api, info, auth);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let addr = listener
             .local_addr()

@@ -162,11 +162,15 @@ impl Generation {
                 finished: false,
             })
             .collect();
+        let prompt_tokens = job.prompts.iter().map(Vec::len).sum();
         let usage = Usage {
-            prompt_tokens: job.prompts.iter().map(Vec::len).sum(),
+            prompt_tokens,
             ..Usage::default()
         };
-        let streams = job.submit(state)?;
+        context.charge_prompt(prompt_tokens)?;
+        let streams = job
+            .submit(state)
+            .inspect_err(|_| context.refund_prompt(prompt_tokens))?;
         Ok(Self {
             open_streams: streams.len(),
             streams,
@@ -275,6 +279,7 @@ impl Generation {
             choice.logprob_sum += f64::from(logprobs.logprob);
             choice.num_logprobs += 1;
         }
+        self.context.charge_generated(1);
         let mut update = Update::default();
         if choice.assembler.push(token, logprobs, &mut update) {
             self.streams[prompt].finish_sequence(index);

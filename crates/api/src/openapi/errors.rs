@@ -40,6 +40,9 @@ const BODY: &[ErrorCode] = &[
 /// A valid request that cannot be answered.
 const GENERATION: &[ErrorCode] = &[
     ErrorCode::ContextLengthExceeded,
+    ErrorCode::RateLimitRequests,
+    ErrorCode::RateLimitTokens,
+    ErrorCode::RateLimitConcurrency,
     ErrorCode::QueueFull,
     ErrorCode::EngineError,
     ErrorCode::QueueTimeout,
@@ -53,6 +56,9 @@ const ANY: &[ErrorCode] = &[
     ErrorCode::HeadersTooLarge,
     ErrorCode::Internal,
 ];
+
+/// Of every route that needs a credential; added to it by `security.rs`.
+pub(super) const CREDENTIAL: &[ErrorCode] = &[ErrorCode::InvalidApiKey, ErrorCode::MissingScope];
 
 /// Of routes that generate.
 pub(crate) struct GenerationErrors;
@@ -134,6 +140,13 @@ fn response(codes: &[ErrorCode]) -> Response {
         let seconds = header(Type::Integer, "Seconds after which to try again.");
         response = response.header("retry-after", seconds);
     }
+    if codes.contains(&ErrorCode::InvalidApiKey) {
+        let challenge = header(
+            Type::String,
+            "`Bearer`, and why the credential was not accepted.",
+        );
+        response = response.header("www-authenticate", challenge);
+    }
     if codes.contains(&ErrorCode::MethodNotAllowed) {
         let methods = header(Type::String, "The methods that the path has.");
         response = response.header("allow", methods);
@@ -163,7 +176,7 @@ mod tests {
     fn every_code_is_documented() {
         // Paths that do not exist are not in the document.
         let undocumented = [ErrorCode::UnknownUrl];
-        let sets = [BODY, GENERATION, ANY, &[ErrorCode::NotReady]].concat();
+        let sets = [BODY, GENERATION, CREDENTIAL, ANY, &[ErrorCode::NotReady]].concat();
         for code in ErrorCode::ALL {
             assert_eq!(
                 sets.contains(code),

@@ -10,11 +10,17 @@
 //! |---|---|---|---|
 //! | implemented | used | `messages` `max_completion_tokens` `tools` `tool_choice` `reasoning_effort` `max_reasoning_tokens` `include_reasoning` `top_logprobs` | `prompt` `best_of` `echo` |
 //! | | | both: `model` `max_tokens` `n` `stream` `stream_options` `stop` `seed` `temperature` `top_p` `top_k` `min_p` `repetition_penalty` `presence_penalty` `frequency_penalty` `logit_bias` `logprobs` `min_tokens` `ignore_eos` `stop_token_ids` `prompt_logprobs` `priority` `cache_salt` | |
-//! | harmless | checked, not used: it cannot change the answer | `user` `safety_identifier` `metadata` `prompt_cache_key` `parallel_tool_calls` (one call per turn is what the model can do), `messages[].name` of others than users | `user` |
-//! | one value only | that value passes, others are `unsupported_value` | `response_format` (`text`) `store` (`false`) `service_tier` (`auto`, `default`) `modalities` (`["text"]`) `verbosity` (`medium`) `prompt_cache_retention` (`in_memory`) `tools[].function.strict` (`false`) | |
+//! | harmless | checked, not used: it cannot change the answer | `user` `safety_identifier` `metadata` `prompt_cache_key` `parallel_tool_calls` (one call per turn is what the model can do), `tools[].function.strict` (SDKs set it unasked; arguments are not held to the schema yet), `messages[].name` of others than users | `user` |
+//! | one value only | that value passes, others are `unsupported_value` | `response_format` (`text`) `store` (`false`) `service_tier` (`auto`, `default`) `modalities` (`["text"]`) `verbosity` (`medium`) `prompt_cache_retention` (`in_memory`) | |
 //! | | | both: `stream_options.include_obfuscation` (`false`) | |
 //! | of the API, not here | `unsupported_parameter` | [`chat::UNSUPPORTED`] | [`completions::UNSUPPORTED`] |
 //! | anything else | `unknown_parameter` | | |
+//!
+//! `tests/contract/*.txt` says the same by example, and is run.
+//!
+//! Two decisions that are easy to ask about. `store: true` is refused rather than ignored: a client that means to fetch the
+//! answer again would find nothing. A chat without `max_tokens` may use the rest of the context, as in OpenAI's API; an
+//! operator who fears a model that repeats itself sets `api.default_max_tokens`.
 //!
 //! The values that pass in the third class are those which say what happens anyway, and SDKs send them unasked.
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use gossamer_harmony::Tool;
 use serde_json::Value;
 
-use super::fields::{Fields, quote, unsupported_value, wrong_type};
+use super::fields::{Fields, quote, wrong_type};
 use crate::error::{ApiError, ErrorCode};
 
 /// OpenAI's bound on `tools`.
@@ -159,9 +159,9 @@ fn tool(item: Value, path: &str) -> Result<Tool, ApiError> {
             ));
         }
     };
-    if function.boolean("strict")? == Some(true) {
-        return Err(unsupported_value(&function.path_of("strict"), "true"));
-    }
+    // Clients set this by themselves (OpenAI's Agents SDK, its Python helper for Pydantic models), so it must not stop
+    // them: arguments are as good as the model writes them, with or without it.
+    function.boolean("strict")?;
     function.finish(&[])?;
     Ok(Tool {
         name,

@@ -233,7 +233,7 @@ pub struct FunctionDefinition {
     /// JSON schema of the arguments; absent for a function without.
     #[schema(value_type = Option<Object>)]
     pub parameters: Option<Value>,
-    /// Only `false`: arguments are not held to the schema yet.
+    /// Accepted and without effect: arguments are not held to the schema yet.
     pub strict: Option<bool>,
 }
 

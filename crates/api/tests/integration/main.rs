@@ -4,6 +4,7 @@
 //! The client of the testkit checks on every answer what every answer must have; tests check the rest.
 
 mod api_table;
+mod auth;
 mod cancellation;
 mod chat;
 mod common;
@@ -14,6 +15,7 @@ mod docs;
 mod errors;
 mod fields;
 mod http;
+mod limits;
 mod messages;
 mod openapi;
 mod operations;
