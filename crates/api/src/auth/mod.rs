@@ -6,7 +6,7 @@
 //!                      └────── 401 ◀── no or bad credential           └▶ 403                └▶ 429
 //! ```
 //! Runs before anything else looks at a request: its body is not read, its path not even found.
-//! Knows no routes beyond their [`Access`]. Invariants: a route is closed unless its row in the table of `routes` opens it; no
+//! Knows no routes beyond what each asks for (`Access`). Invariants: a route is closed unless its row in the table of `routes` opens it; no
 //! credential, and nothing made from one but a key's public id and a token's subject, appears in an answer, a log or a metric.
 
 mod api_key;
