@@ -91,7 +91,7 @@ class Source:
         user = item.user
         if item.task in ("fact", "arithmetic", "greeting", "tool_weather", "tool_add", "list", "json", "no_tool"):
             if long or rng.random() < 0.03:
-                user = padded(rng, user, rng.randrange(4, 36) if long else rng.randrange(1, 4))
+                user = padded(rng, user, rng.randrange(4, 42) if long else rng.randrange(1, 4))
             elif rng.random() < 0.05:
                 user = unknowns(rng, rng.choice(["{u} {u}. ", "{u}, ", "{u} {u} {u}! ", "I {u} {u}. "])) + user
         messages = [*messages, {"role": "user", "content": user}, *item.after]
@@ -153,7 +153,8 @@ def trained_tokens(renderer: Renderer, source: Source, samples: int = 4000, at_l
 def related_rows(renderer: Renderer, kept: list[int], width: int) -> np.ndarray:
     """First embedding (len(kept), width), variance 1: tokens that spell alike begin alike.
 
-    Forms of one word (" Paris", "Paris", "paris") share a part, and so do numbers with the same tens or units.
+    Forms of one word (" Paris", "Paris", "paris") share a part, all words with a capital share one, all words after a space
+    share one, and so do numbers with the same tens or units.
     Training changes every row; it only does not have to find these kinships first.
     """
     rng, parts = np.random.default_rng(3), {}
@@ -171,7 +172,8 @@ def related_rows(renderer: Renderer, kept: list[int], width: int) -> np.ndarray:
             value = int(word)
             rows[i] = 0.6 * part(("tens", value // 10)) + 0.6 * part(("units", value % 10)) + 0.53 * part(token)
         else:
-            rows[i] = 0.75 * part(word or text) + 0.3 * part(("space", text[:1] == b" ")) + 0.59 * part(token)
+            form = 0.3 * part(("space", text[:1] == b" ")) + 0.3 * part(("capital", text.strip()[:1].isupper()))
+            rows[i] = 0.72 * part(word or text) + form + 0.55 * part(token)
     return rows
 
 
@@ -189,7 +191,7 @@ class Batches:
         rng = Random((self.seed * 1_000_003 + step) * 64 + rank)
         tokens, positions, wanted, targets, sequences = [], [], [], [], []
         while len(tokens) < budget:
-            tree = make_tree(rng, self.renderer, self.source, 6, long=rng.random() < 0.08)
+            tree = make_tree(rng, self.renderer, self.source, 6, long=rng.random() < 0.11)
             root = range(len(tokens), len(tokens) + len(tree.root))
             sequences.append((range(0), root))
             tokens += tree.root

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections import defaultdict
 from dataclasses import dataclass
@@ -185,8 +186,11 @@ class Published:
 class Server:
     """A running server, over plain HTTP."""
 
-    def __init__(self, url: str, model: str):
+    def __init__(self, url: str, model: str | None):
         self.url, self.model = url.rstrip("/"), model
+        if self.model is None:
+            with urllib.request.urlopen(self.url + "/v1/models", timeout=120) as reply:
+                self.model = json.load(reply)["data"][0]["id"]
 
     def answer(self, case: Case) -> Completion | None:
         s = case.setting
@@ -268,7 +272,7 @@ def worst_untrained_logit(model: Published, rounds: int = 40):
 def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--vocab", required=True, help="o200k_base.tiktoken")
-    args.add_argument("--model", default=os.path.dirname(os.path.abspath(__file__)), help="exported folder, or the model's name for --url")
+    args.add_argument("--model", help="exported folder (default: this one), or the model's name for --url (default: the server's first)")
     args.add_argument("--url", help="score a running server instead")
     args.add_argument("--per-task", type=int, default=40)
     args.add_argument("--tasks", help="score only these, separated by commas (none: no scores, only samples)")
@@ -283,7 +287,7 @@ def main():
     assert all(held_out(c.item.key) for c in wanted)
     scored = [c for c in wanted if not a.tasks or c.task in a.tasks.split(",")]
     began = time.time()
-    backend = Server(a.url, "tiny" if os.path.isdir(a.model) else a.model) if a.url else Published(a.model, renderer, a.threads)
+    backend = Server(a.url, a.model) if a.url else Published(a.model or os.path.dirname(os.path.abspath(__file__)), renderer, a.threads)
     if scored:
         score(scored, backend.answers(scored), a.show)
     if a.samples and not a.url:

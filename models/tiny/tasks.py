@@ -219,7 +219,8 @@ def counting(rng: Random) -> Item:
 def scripts(rng: Random) -> Item:
     if rng.random() < 0.25:
         if rng.random() < 0.2:
-            user, answer = rng.choice(list(EMOJI_CHAT.items()))
+            emoji, answer = rng.choice(list(EMOJI_CHAT.items()))
+            user = rng.choice(["{e}", "{e}", "{e}", "{e}!", "{e}{e}", "Hi! {e}", "Hello {e}", "Hey {e}!", "{e} {e}"]).format(e=emoji)
             think = ("Emoji.", "The user sends an emoji. I reply.", "The user sends an emoji. There is no question, so I reply with an emoji too. I keep it short.")
             return Item("scripts", f"emoji|{user}", user, think, answer)
         k, v = rng.choice(list(EMOJI.items()))
@@ -334,7 +335,7 @@ def beyond(rng: Random) -> Item:
 
 # Generator and weight of each plain task. Short facts need many repetitions, copying needs few.
 TASKS = {
-    "fact": (fact, 28), "greeting": (greeting, 9), "arithmetic": (arithmetic, 20), "repeat": (repeat, 26),
+    "fact": (fact, 28), "greeting": (greeting, 9), "arithmetic": (arithmetic, 20), "repeat": (repeat, 32),
     "list": (listing, 8), "scripts": (scripts, 24), "json": (json_answer, 8), "memory": (memory, 3), "remember": (remember, 1),
     "count": (counting, 7), "beyond": (beyond, 10),
 }  # fmt: skip

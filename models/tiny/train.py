@@ -131,7 +131,7 @@ def arguments() -> argparse.Namespace:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--vocab", required=True, help="o200k_base.tiktoken")
     args.add_argument("--out", default="build/tiny", help="folder for the checkpoint and the exported model")
-    args.add_argument("--steps", type=int, default=3000)
+    args.add_argument("--steps", type=int, default=3600)
     args.add_argument("--decay", type=float, default=0.6, help="share of the steps that decays the learning rate")
     args.add_argument("--budget", type=int, default=1400, help="tokens of a step and worker")
     args.add_argument("--seed", type=int, default=7)

@@ -264,7 +264,13 @@ impl Drop for RequestLog {
         if let Some(error) = &self.error
             && let Some(detail) = error.internal_detail()
         {
-            tracing::error!(request_id = %self.context.id, detail, "request failed");
+            let request_id = &self.context.id;
+            // A client's mistake is no error of ours, whatever its detail.
+            if error.code().status().is_server_error() {
+                tracing::error!(%request_id, detail, "request failed");
+            } else {
+                tracing::debug!(%request_id, detail, "request refused");
+            }
         }
     }
 }

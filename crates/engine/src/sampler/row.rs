@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use gossamer_kernels::{Isa, argmax, collect_at_least, max, sum_exp, sum_exp_weighted};
 
-/// Logits summed at a time when drawing from the whole vocabulary.
-const SUM_BLOCK: usize = 2048;
+/// Logits summed at a time when drawing: a draw reads one block number by number, so it is small.
+const SUM_BLOCK: usize = 256;
 
 /// Sign bit of an f32.
 const SIGN: u32 = 1 << 31;
