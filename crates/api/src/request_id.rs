@@ -327,8 +327,11 @@ mod tests {
             let app = App::new().route("/", web::get().to(panics));
             let service = test::init_service(app.wrap(from_fn(track))).await;
             let request = test::TestRequest::get().insert_header((REQUEST_ID, "my-id"));
-            let error = test::try_call_service(&service, request.to_request()).await;
-            let answer = error.err().expect("an error").error_response();
+            let called = test::try_call_service(&service, request.to_request()).await;
+            let Err(error) = called else {
+                panic!("an error goes around the answer's body");
+            };
+            let answer = error.error_response();
             assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
             let id = answer.headers().get(REQUEST_ID);
             assert_eq!(id.and_then(|id| id.to_str().ok()), Some("my-id"));
