@@ -20,6 +20,6 @@ def client(server):
     return sdk(server)
 
 
-def sdk(server):
-    # No retries: a test should see the first answer.
-    return OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0, timeout=120)
+def sdk(server, key="unused", max_retries=0):
+    # No retries, unless a test is about them: it should see the first answer.
+    return OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=max_retries, timeout=120)

@@ -37,7 +37,9 @@ def gossamer(*args, env=None, timeout=60):
 class Server:
     """`gossamer serve` with these flags, ready to answer."""
 
-    def __init__(self, *flags, env=None):
+    def __init__(self, *flags, env=None, key=None):
+        # Sent with every request; the port may need one, even to say that it is ready.
+        self.key = key
         # A process group of its own, so that a Ctrl-C at the terminal reaches only pytest, which then stops us.
         self.process = subprocess.Popen(
             [BINARY, "serve", "--port", "0", *flags],
@@ -68,7 +70,7 @@ class Server:
     def _wait_for_port(self):
         deadline = time.monotonic() + START_TIMEOUT
         while time.monotonic() < deadline:
-            found = re.search(r"http://127\.0\.0\.1:(\d+)", "".join(self.stdout))
+            found = re.search(r"http://[\d.]+:(\d+)", "".join(self.stdout))
             if found:
                 return int(found.group(1))
             if self.process.poll() is not None:
@@ -85,18 +87,23 @@ class Server:
 
     def request(self, method, path, body=None, headers=None, timeout=60):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        headers = {"content-type": "application/json", **(headers or {})}
+        if self.key:
+            headers.setdefault("authorization", f"Bearer {self.key}")
+        # None leaves a header out.
+        headers = {name: value for name, value in headers.items() if value is not None}
         try:
             if isinstance(body, dict):
                 body = json.dumps(body)
-            connection.request(method, path, body, {"content-type": "application/json", **(headers or {})})
+            connection.request(method, path, body, headers)
             response = connection.getresponse()
             response.text = response.read().decode()
             return response
         finally:
             connection.close()
 
-    def get(self, path):
-        return self.request("GET", path)
+    def get(self, path, **more):
+        return self.request("GET", path, **more)
 
     def post(self, path, body, **more):
         return self.request("POST", path, body, **more)

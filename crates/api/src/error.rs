@@ -69,10 +69,18 @@ error_table! {
     EmptyArray => BAD_REQUEST, "invalid_request_error", "empty_array";
     /// An array has too many elements.
     ArrayAboveMaxLength => BAD_REQUEST, "invalid_request_error", "array_above_max_length";
+    /// A string is too long.
+    StringAboveMaxLength => BAD_REQUEST, "invalid_request_error", "string_above_max_length";
+    /// An object has too many fields.
+    ObjectAboveMaxProperties => BAD_REQUEST, "invalid_request_error", "object_above_max_properties";
     /// A string that needs a character has none.
     EmptyString => BAD_REQUEST, "invalid_request_error", "empty_string";
     /// Prompt, or prompt and requested output, exceed what a sequence can hold.
     ContextLengthExceeded => BAD_REQUEST, "invalid_request_error", "context_length_exceeded";
+    /// No credential, or one that is not accepted; `WWW-Authenticate` says which.
+    InvalidApiKey => UNAUTHORIZED, "invalid_request_error", "invalid_api_key";
+    /// The credential is accepted, but not for this.
+    MissingScope => FORBIDDEN, "invalid_request_error", "missing_scope";
     /// No such model.
     ModelNotFound => NOT_FOUND, "invalid_request_error", "model_not_found";
     /// The head or the framing of a request is not HTTP/1.1.
@@ -89,6 +97,12 @@ error_table! {
     PayloadTooLarge => PAYLOAD_TOO_LARGE, "invalid_request_error", "request_too_large";
     /// The body is not declared as `application/json`.
     UnsupportedMediaType => UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", "unsupported_content_type";
+    /// The key has used up its requests per minute.
+    RateLimitRequests => TOO_MANY_REQUESTS, "requests", "rate_limit_exceeded";
+    /// The key has used up its tokens per minute.
+    RateLimitTokens => TOO_MANY_REQUESTS, "tokens", "rate_limit_exceeded";
+    /// As many requests of the key run as may.
+    RateLimitConcurrency => TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded";
     /// The waiting queue is at its bound.
     QueueFull => TOO_MANY_REQUESTS, "rate_limit_error", "engine_overloaded";
     /// The request waited in the queue for longer than the configured bound.
@@ -113,7 +127,9 @@ pub struct ApiError {
     param: Option<String>,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
-    internal: Option<String>,
+    challenge: Option<Box<str>>,
+    never_retry: bool,
+    internal: Option<Box<str>>,
 }
 
 impl ApiError {
@@ -125,6 +141,8 @@ impl ApiError {
             param: None,
             retry_after: None,
             allow: None,
+            challenge: None,
+            never_retry: false,
             internal: None,
         }
     }
@@ -155,6 +173,20 @@ impl ApiError {
         self
     }
 
+    /// Tells SDKs that sending the same again is no use; they would otherwise, for this status.
+    #[must_use]
+    pub fn without_retry(mut self) -> Self {
+        self.never_retry = true;
+        self
+    }
+
+    /// Sets `WWW-Authenticate`.
+    #[must_use]
+    pub fn with_challenge(mut self, challenge: String) -> Self {
+        self.challenge = Some(challenge.into_boxed_str());
+        self
+    }
+
     /// Sets `Allow`.
     #[must_use]
     pub fn with_allow(mut self, methods: &'static str) -> Self {
@@ -165,7 +197,7 @@ impl ApiError {
     /// What the log says and the client does not see.
     #[must_use]
     pub fn with_internal(mut self, detail: impl Into<String>) -> Self {
-        self.internal = Some(detail.into());
+        self.internal = Some(detail.into().into_boxed_str());
         self
     }
 
@@ -245,6 +277,11 @@ impl ApiError {
         self.param.as_deref()
     }
 
+    /// What `WWW-Authenticate` says.
+    pub fn challenge(&self) -> Option<&str> {
+        self.challenge.as_deref()
+    }
+
     /// What only the log says.
     pub fn internal_detail(&self) -> Option<&str> {
         self.internal.as_deref()
@@ -281,6 +318,15 @@ impl ResponseError for ApiError {
         if let Some(after) = self.retry_after {
             let seconds = after.as_secs_f64().ceil().max(1.0) as u64;
             response.insert_header((header::RETRY_AFTER, seconds.to_string()));
+            // OpenAI's SDKs read this one first: it is exact.
+            let ms = after.as_millis().max(1);
+            response.insert_header(("retry-after-ms", ms.to_string()));
+        }
+        if self.never_retry {
+            response.insert_header(("x-should-retry", "false"));
+        }
+        if let Some(challenge) = &self.challenge {
+            response.insert_header((header::WWW_AUTHENTICATE, &**challenge));
         }
         if let Some(methods) = self.allow {
             response.insert_header((header::ALLOW, methods));
@@ -300,7 +346,10 @@ mod tests {
 
     #[test]
     fn codes_are_distinct_and_statuses_are_errors() {
-        let names: HashSet<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        // OpenAI has one code for all rate limits; the type says which.
+        let names: HashSet<_> = (ErrorCode::ALL.iter())
+            .map(|code| (code.as_str(), code.kind()))
+            .collect();
         assert_eq!(names.len(), ErrorCode::ALL.len());
         for code in ErrorCode::ALL {
             let status = code.status();

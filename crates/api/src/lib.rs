@@ -1,11 +1,11 @@
 //! The HTTP layer: OpenAI's API over the scheduler. Owns text and identity.
 //!
 //! ```text
-//!  bytes ──▶ connection ──▶ request_id ──▶ cors ──▶ routes ──▶ validate ──▶ harmony::render ──▶ generation ──submit──▶ scheduler
-//!            id, log,       size,      fields to    text to             │  ▲
-//!            metrics        JSON       types, 400   tokens              │  └──── tokens ◀────────┘
-//!                                                                       ▼ harmony::Parser, stop strings
-//!                                            bytes ◀── sse │ json ◀── reply: updates to OpenAI's shapes
+//!  bytes ──▶ connection ──▶ request_id ──▶ cors ──▶ auth ──▶ routes ──▶ validate ──▶ harmony::render ──▶ generation ──submit──▶ scheduler
+//!            id, log,                               401,     size,      fields to    text to             │  ▲
+//!            metrics                                403, 429 JSON       types, 400   tokens              │  └──── tokens ◀────────┘
+//!                                                                                                        ▼ harmony::Parser, stop strings
+//!                                                                             bytes ◀── sse │ json ◀── reply: updates to OpenAI's shapes
 //! ```
 //!
 //! Does not know the engine, its kernels, or block ids; its tests run over a scripted executor.
@@ -13,6 +13,7 @@
 //! and that cancels it in the scheduler; an error answer always is OpenAI's error object; a field of a request is used,
 //! known to be harmless, or refused by name.
 
+pub mod auth;
 mod connection;
 mod cors;
 mod error;
@@ -33,5 +34,5 @@ pub use error::{ApiError, ErrorCode};
 pub use openapi::openapi;
 pub use request_id::REQUEST_ID;
 pub use server::{ServerConfig, serve};
-pub use state::{ApiConfig, AppState, PromptDate};
+pub use state::{ApiConfig, AppState, PromptDate, civil_date};
 pub use wire::models::ServerInfo;

@@ -5,10 +5,11 @@
 //! Labels are route patterns, never paths as received.
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError};
 use futures_util::FutureExt;
 use gossamer_metrics::ApiMetrics;
 
+use crate::auth::{Lease, OverLimit, Standing};
 use crate::connection::{Activity, OpenRequest};
 use crate::error::{ApiError, ErrorCode};
 use crate::routes;
@@ -44,6 +46,10 @@ pub(crate) struct RequestContext {
     pub arrived: Instant,
     usage: Cell<Option<Usage>>,
     body_read: Cell<bool>,
+    /// Who asks; set by the guard.
+    principal: OnceCell<Arc<str>>,
+    /// The request's place under the limits of its key. Given back when the log ends, with the last byte of the answer.
+    lease: RefCell<Option<Lease>>,
 }
 
 impl RequestContext {
@@ -64,12 +70,50 @@ impl RequestContext {
         self.body_read.set(true);
     }
 
+    /// The guard has let the request in.
+    pub fn admitted(&self, principal: Arc<str>, lease: Option<Lease>) {
+        let _ = self.principal.set(principal);
+        self.lease.replace(lease);
+    }
+
+    /// Takes the tokens of the prompt from what the key may use.
+    ///
+    /// # Errors
+    /// It may not use that many now; none was taken.
+    pub fn charge_prompt(&self, tokens: usize) -> Result<(), OverLimit> {
+        match &*self.lease.borrow() {
+            Some(lease) => lease.charge_prompt(tokens as u64),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the tokens of a prompt back that was not accepted.
+    pub fn refund_prompt(&self, tokens: usize) {
+        if let Some(lease) = &*self.lease.borrow() {
+            lease.refund(tokens as u64);
+        }
+    }
+
+    /// Takes generated tokens from what the key may use.
+    pub fn charge_generated(&self, tokens: usize) {
+        if let Some(lease) = &*self.lease.borrow() {
+            lease.charge(tokens as u64);
+        }
+    }
+
+    /// Where the key stands; `None` if it has no limits.
+    pub fn standing(&self) -> Option<Standing> {
+        self.lease.borrow().as_ref().map(Lease::standing)
+    }
+
     fn new(id: String) -> Self {
         Self {
             id,
             arrived: Instant::now(),
             usage: Cell::new(None),
             body_read: Cell::new(false),
+            principal: OnceCell::new(),
+            lease: RefCell::new(None),
         }
     }
 }
@@ -250,6 +294,7 @@ impl RequestLog {
 
 impl Drop for RequestLog {
     fn drop(&mut self) {
+        self.context.lease.take();
         let took = self.context.arrived.elapsed();
         let status = self
             .status
@@ -266,6 +311,7 @@ impl Drop for RequestLog {
             request_id = %self.context.id,
             method = %self.method,
             path = %self.path,
+            principal = self.context.principal.get().map(|principal| &**principal),
             status,
             duration_ms = took.as_secs_f64() * 1e3,
             bytes = self.sent_bytes,
@@ -343,11 +389,8 @@ mod tests {
             let app = App::new().route("/", web::get().to(panics));
             let service = test::init_service(app.wrap(from_fn(track))).await;
             let request = test::TestRequest::get().insert_header((REQUEST_ID, "my-id"));
-            let called = test::try_call_service(&service, request.to_request()).await;
-            let Err(error) = called else {
-                panic!("an error goes around the answer's body");
-            };
-            let answer = error.error_response();
+            let error = test::try_call_service(&service, request.to_request()).await;
+            let answer = error.expect_err("an error").error_response();
             assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
             let id = answer.headers().get(REQUEST_ID);
             assert_eq!(id.and_then(|id| id.to_str().ok()), Some("my-id"));

@@ -16,6 +16,7 @@ use actix_web::middleware::from_fn;
 use actix_web::rt::net::TcpStream;
 use actix_web::web::Data;
 
+use crate::auth;
 use crate::connection::{Connection, Patience};
 use crate::cors;
 use crate::request_id;
@@ -65,7 +66,9 @@ pub fn serve(listener: TcpListener, config: &ServerConfig, state: AppState) -> i
         let app = App::new()
             .app_data(state)
             .configure(routes::configure)
-            // From the inside out: an answer of `cors` has an id too.
+            // From the inside out. What the guard refuses has an id and a line in the log; a browser asks before it sends
+            // a credential, so `cors` answers before the guard.
+            .wrap(from_fn(auth::guard))
             .wrap(from_fn(cors::apply))
             .wrap(from_fn(request_id::track));
         let http = HttpService::build()

@@ -20,11 +20,13 @@ use serde::Serialize;
 
 use crate::error::ApiError;
 use crate::generation::{Event, Generation};
+use crate::wire::usage::Usage;
 
 /// Writes the chunks of one endpoint.
 pub(crate) trait Chunks {
-    /// What goes out for an event; nothing for a failure, which looks the same on every endpoint.
-    fn write(&mut self, event: Event, frames: &mut Frames);
+    /// What goes out for an event; nothing for a failure, which looks the same on every endpoint. `so_far` counts the
+    /// tokens of all choices.
+    fn write(&mut self, event: Event, so_far: Usage, frames: &mut Frames);
 }
 
 /// Events ready to go out.
@@ -108,10 +110,14 @@ impl<C: Chunks> Stream<C> {
                 }
                 Some(event @ Event::Finished(_)) => {
                     self.ended = true;
-                    self.chunks.write(event, &mut frames);
+                    let usage = self.generation.total_usage();
+                    self.chunks.write(event, usage, &mut frames);
                     frames.done();
                 }
-                Some(event) => self.chunks.write(event, &mut frames),
+                Some(event) => {
+                    let usage = self.generation.total_usage();
+                    self.chunks.write(event, usage, &mut frames);
+                }
                 None => return None,
             }
             if !frames.bytes.is_empty() {

@@ -2,6 +2,7 @@
 //!
 //! Built once by whoever wires the server together and cloned into every worker.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +10,7 @@ use gossamer_harmony::Tokenizer;
 use gossamer_metrics::Metrics;
 use gossamer_scheduler::SchedulerHandle;
 
+use crate::auth::Auth;
 use crate::routes::BodyMemory;
 use crate::wire::models::ServerInfo;
 
@@ -76,7 +78,11 @@ pub struct AppState {
     pub(crate) metrics: Metrics,
     pub(crate) config: Arc<ApiConfig>,
     pub(crate) info: Arc<ServerInfo>,
+    pub(crate) auth: Arc<Auth>,
     pub(crate) bodies: BodyMemory,
+    /// Turns the salts that clients choose into the scheduler's. Its keys are random, so nobody can look for two salts
+    /// that are the same to it.
+    salts: RandomState,
     pub(crate) started: Instant,
     /// Seconds since 1970 at the start; `created` of the models.
     pub(crate) created: i64,
@@ -89,6 +95,7 @@ impl AppState {
         metrics: Metrics,
         config: ApiConfig,
         info: ServerInfo,
+        auth: Auth,
     ) -> Self {
         // Built on first use, which takes a while: now, and not under the first request.
         let _ = Tokenizer::get();
@@ -97,10 +104,17 @@ impl AppState {
             metrics,
             config: Arc::new(config),
             info: Arc::new(info),
+            auth: Arc::new(auth),
             bodies: BodyMemory::default(),
+            salts: RandomState::new(),
             started: Instant::now(),
             created: unix_seconds(),
         }
+    }
+
+    /// The scheduler's salt for a client's; 0 stands for none.
+    pub(crate) fn cache_salt(&self, salt: Option<&str>) -> u64 {
+        salt.map_or(0, |salt| self.salts.hash_one(salt).max(1))
     }
 }
 
@@ -115,7 +129,7 @@ pub(crate) fn unix_seconds() -> i64 {
 ///
 /// Counts years from March, so that the leap day is a year's last, in eras of 400 years = 146097 days
 /// (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`).
-fn civil_date(days: i64) -> String {
+pub fn civil_date(days: i64) -> String {
     const DAYS_PER_ERA: i64 = 146_097;
     let since_march_0000 = days + 719_468;
     let era = since_march_0000.div_euclid(DAYS_PER_ERA);

@@ -101,6 +101,7 @@ fn plan(batch: usize, computed: usize, len: usize, params: &Arc<SamplingParams>)
                 banned: None,
                 history: None,
             }],
+            scores: None,
         });
         plan.tokens
             .extend((0..len).map(|i| ((sequence * 31 + i * 7) % 1000) as u32));

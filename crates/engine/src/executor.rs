@@ -3,6 +3,7 @@
 //! Owns the order of a step (copies, forward pass, logits, draws) and loading. Knows nothing about requests, text or
 //! time. Invariant: a step that fails has not damaged the engine; the next plan may be run.
 
+use std::ops::Range;
 use std::path::Path;
 
 use gossamer_scheduler::{BatchPlan, Capacity, ExecuteError, Executor, StepOutput};
@@ -131,8 +132,8 @@ impl EngineExecutor {
         &self.info
     }
 
-    /// The raw logits after the last row of each slice that samples, `[slices, vocab_size]`, row-major; the KV cache is
-    /// written as by [`Executor::execute`]. For parity tests and tools.
+    /// The raw logits after the scored rows of each slice, and after its last if that samples, `[rows, vocab_size]`,
+    /// row-major; the KV cache is written as by [`Executor::execute`]. For parity tests and tools.
     ///
     /// # Errors
     /// The plan is invalid.
@@ -164,18 +165,15 @@ impl<B: Backend> Runner<B> {
             return Ok(StepOutput::default());
         };
         let mut output = StepOutput::default();
-        let mut draws = step.draws.as_slice();
-        for (chunk, rows) in step.sampled_rows.chunks(MAX_LOGIT_ROWS).enumerate() {
+        let (mut draws, mut scores) = (step.draws.as_slice(), step.scores.as_slice());
+        for (chunk, rows) in step.logit_rows.chunks(MAX_LOGIT_ROWS).enumerate() {
             let logits = self.model.logits(&x, rows, &mut self.backend)?;
             let first = chunk * MAX_LOGIT_ROWS;
-            let own = draws.partition_point(|(row, _)| *row < first + rows.len());
-            let (here, later) = draws.split_at(own);
-            draws = later;
-            let here: Vec<_> = here
-                .iter()
-                .map(|(row, spec)| (row - first, *spec))
-                .collect();
+            let range = first..first + rows.len();
+            let here = take_rows(&mut draws, range.clone());
             output.samples.extend(self.backend.sample(&logits, &here)?);
+            let here = take_rows(&mut scores, range);
+            output.scores.extend(self.backend.score(&logits, &here)?);
         }
         Ok(output)
     }
@@ -185,7 +183,7 @@ impl<B: Backend> Runner<B> {
             return Ok(Vec::new());
         };
         let mut all = Vec::new();
-        for rows in step.sampled_rows.chunks(MAX_LOGIT_ROWS) {
+        for rows in step.logit_rows.chunks(MAX_LOGIT_ROWS) {
             let logits = self.model.logits(&x, rows, &mut self.backend)?;
             all.extend(self.backend.to_host(&logits)?);
         }
@@ -209,4 +207,13 @@ impl<B: Backend> Runner<B> {
         let x = self.model.forward(&step, &mut self.backend)?;
         Ok(Some((step, x)))
     }
+}
+
+/// Splits off what belongs to these rows of logits, which come first, and counts the rows from the first of them.
+fn take_rows<T: Copy>(items: &mut &[(usize, T)], rows: Range<usize>) -> Vec<(usize, T)> {
+    let own = items.partition_point(|(row, _)| *row < rows.end);
+    let (here, later) = items.split_at(own);
+    *items = later;
+    let of_chunk = |(row, item): &(usize, T)| (row - rows.start, *item);
+    here.iter().map(of_chunk).collect()
 }

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use gossamer_scheduler::{BatchPlan, Capacity, SampleSpec, SeqSlice};
+use gossamer_scheduler::{BatchPlan, Capacity, PromptScores, SampleSpec, SeqSlice};
 
 use crate::error::StepError;
 
@@ -20,9 +20,22 @@ pub struct Step<'a> {
     /// Where each KV group keeps these rows.
     pub groups: Vec<GroupStep>,
     /// Rows whose logits are needed, ascending.
-    pub sampled_rows: Vec<usize>,
-    /// The tokens to draw: index into `sampled_rows`, and how.
+    pub logit_rows: Vec<usize>,
+    /// The tokens to draw: index into `logit_rows`, and how.
     pub draws: Vec<(usize, &'a SampleSpec)>,
+    /// The tokens to score: index into `logit_rows`, and what.
+    pub scores: Vec<(usize, Score)>,
+}
+
+/// A token of a prompt whose probability is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Score {
+    /// Its sequence, for errors.
+    pub seq: u64,
+    /// The token.
+    pub token: u32,
+    /// How many of the likeliest tokens to report beside it.
+    pub top: usize,
 }
 
 /// The rows of one sequence.
@@ -71,13 +84,14 @@ impl<'a> Step<'a> {
             positions: Vec::with_capacity(plan.tokens.len()),
             sequences: Vec::with_capacity(plan.slices.len()),
             groups: Vec::new(),
-            sampled_rows: Vec::new(),
+            logit_rows: Vec::new(),
             draws: Vec::new(),
+            scores: Vec::new(),
         };
         step.groups
             .resize_with(capacity.groups.len(), GroupStep::default);
         for slice in &plan.slices {
-            step.add(slice, capacity)?;
+            step.add(slice, capacity, vocab_size)?;
         }
         if step.positions.len() != plan.tokens.len() {
             return invalid(format!(
@@ -89,7 +103,12 @@ impl<'a> Step<'a> {
         Ok(step)
     }
 
-    fn add(&mut self, slice: &'a SeqSlice, capacity: &Capacity) -> Result<(), StepError> {
+    fn add(
+        &mut self,
+        slice: &'a SeqSlice,
+        capacity: &Capacity,
+        vocab_size: usize,
+    ) -> Result<(), StepError> {
         let seq = slice.seq.0;
         let start = self.positions.len();
         if slice.query_start != start || slice.query_len == 0 {
@@ -142,9 +161,12 @@ impl<'a> Step<'a> {
                 table[position / block_size].0 as usize * block_size + position % block_size
             }));
         }
+        if let Some(scores) = &slice.scores {
+            self.add_scores(slice, scores, start, vocab_size)?;
+        }
         if !slice.samples.is_empty() {
-            let index = self.sampled_rows.len();
-            self.sampled_rows.push(start + slice.query_len - 1);
+            let index = self.logit_rows.len();
+            self.logit_rows.push(start + slice.query_len - 1);
             self.draws
                 .extend(slice.samples.iter().map(|spec| (index, spec)));
         }
@@ -153,6 +175,37 @@ impl<'a> Step<'a> {
             first_position: positions.start,
         });
         self.positions.extend(positions);
+        Ok(())
+    }
+
+    fn add_scores(
+        &mut self,
+        slice: &SeqSlice,
+        scores: &PromptScores,
+        start: usize,
+        vocab_size: usize,
+    ) -> Result<(), StepError> {
+        let (seq, rows) = (slice.seq.0, &scores.rows);
+        // The last row may be sampled, and each row is computed once.
+        let end = slice.query_len - usize::from(!slice.samples.is_empty());
+        if rows.end > end || rows.len() != scores.targets.len() {
+            return invalid(format!(
+                "sequence {seq} has {} tokens to score from rows {rows:?} of {end}",
+                scores.targets.len()
+            ));
+        }
+        for (row, &token) in rows.clone().zip(&scores.targets) {
+            if token as usize >= vocab_size {
+                return invalid(format!("token id {token} of a vocabulary of {vocab_size}"));
+            }
+            let score = Score {
+                seq,
+                token,
+                top: scores.top.into(),
+            };
+            self.scores.push((self.logit_rows.len(), score));
+            self.logit_rows.push(start + row);
+        }
         Ok(())
     }
 }

@@ -78,6 +78,7 @@ pub fn banner(
                 config.scheduler.max_num_batched_tokens
             ),
         ),
+        ("access", access(config, address).to_owned()),
         ("address", format!("http://{address}")),
         (
             "",
@@ -91,6 +92,17 @@ pub fn banner(
         out.push_str(&format!("  {name:<9} {text}\n"));
     }
     out
+}
+
+/// Who may use the server.
+fn access(config: &Config, address: SocketAddr) -> &'static str {
+    if config.auth.is_on() {
+        "for whoever has a key or a token"
+    } else if address.ip().to_canonical().is_loopback() {
+        "for everybody on this machine"
+    } else {
+        "for everybody who reaches the address (insecure)"
+    }
 }
 
 /// "32 sequences of 1024 tokens, 4 sequences of 8192 tokens": how many whole sequences of a length the blocks hold.

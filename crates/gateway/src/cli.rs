@@ -1,4 +1,4 @@
-//! The command line: three verbs, and one flag for every configuration key.
+//! The command line: four verbs, and one flag for every configuration key.
 //!
 //! Knows how things are typed, not what they mean.
 //! Invariant: flags come from the table of keys, so a key without a flag cannot exist.
@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::config::{Config, ConfigError, Environment, KEYS, Key, RawConfig};
+use crate::config::{Config, ConfigError, Environment, KEYS, Key, Kind, RawConfig};
+
+/// The flag of the key file, which `gossamer keys` takes too.
+const KEY_FILE_FLAG: &str = "key-file";
 
 /// The whole command line.
 pub fn command() -> Command {
@@ -34,6 +37,7 @@ pub fn command() -> Command {
                         .action(ArgAction::SetTrue),
                 ),
         )
+        .subcommand(crate::keys::command([config_file(), key_file()]))
         .subcommand(Command::new("openapi").about("Print the OpenAPI document"))
 }
 
@@ -47,17 +51,27 @@ fn flag(key: &'static Key) -> Arg {
     } else {
         key.default
     };
-    Arg::new(key.flag)
+    let arg = Arg::new(key.flag)
         .long(key.flag)
-        .value_name(key.kind.placeholder())
-        .help(format!("{short} [default: {default}]"))
+        .value_name(key.kind.placeholder());
+    // `--insecure` alone is `--insecure true`. Other values may begin with a hyphen, so they cannot be left out.
+    let arg = match key.kind {
+        Kind::Bool => arg.num_args(0..=1).default_missing_value("true"),
+        _ => arg.allow_hyphen_values(true),
+    };
+    arg.help(format!("{short} [default: {default}]"))
         .long_help(format!(
             "{}\n[default: {default}] [env: {}]",
             key.help,
             key.env()
         ))
         .help_heading(key.section)
-        .allow_hyphen_values(true)
+}
+
+/// The one key that `gossamer keys` needs.
+fn key_file() -> Arg {
+    let key = KEYS.iter().find(|key| key.flag == KEY_FILE_FLAG);
+    flag(key.expect("the table has the key file"))
 }
 
 fn config_file() -> Arg {
@@ -67,7 +81,7 @@ fn config_file() -> Arg {
         .help("Configuration file (TOML) [env: GOSSAMER_CONFIG]")
 }
 
-/// Gathers the configuration of a `serve` or `config` call.
+/// Gathers the configuration of a `serve`, `config` or `keys` call.
 ///
 /// # Errors
 /// Anything wrong in the file, the environment or the flags.
@@ -88,7 +102,9 @@ pub fn gather(
     }
     raw.read_env(variables)?;
     for key in KEYS {
-        if let Some(text) = matches.get_one::<String>(key.flag) {
+        // `gossamer keys` has only some of the flags.
+        let given = matches.try_get_one::<String>(key.flag);
+        if let Some(text) = given.ok().flatten() {
             raw.set_flag(key.flag, text)?;
         }
     }

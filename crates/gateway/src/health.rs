@@ -42,6 +42,9 @@ pub async fn probe(scheduler: &SchedulerHandle) -> Result<(), ProbeError> {
             min_tokens: 0,
         },
         cache_salt: 0,
+        priority: 0,
+        handover: None,
+        prompt_logprobs: None,
     })?;
     // Ends with `Finished` or `Failed`, and only then gives nothing more.
     while let Some(event) = tokens.next().await {
@@ -115,7 +118,10 @@ mod tests {
                 logprobs: None,
             };
             let samples = plan.sample_specs().map(|_| token.clone()).collect();
-            Ok(StepOutput { samples })
+            Ok(StepOutput {
+                samples,
+                scores: Vec::new(),
+            })
         }
     }
 

@@ -7,6 +7,7 @@ mod banner;
 mod cli;
 mod config;
 mod health;
+mod keys;
 mod logging;
 mod memory;
 mod serve;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     match matches.subcommand() {
         Some(("serve", matches)) => serve(matches),
         Some(("config", matches)) => print_config(matches),
+        Some(("keys", matches)) => keys::run(matches),
         // clap lets nothing else through.
         _ => print_openapi(),
     }
@@ -35,6 +37,9 @@ fn serve(matches: &clap::ArgMatches) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("gossamer: {error}");
+            if error.is_usage() {
+                return ExitCode::from(EXIT_USAGE);
+            }
             ExitCode::FAILURE
         }
     }

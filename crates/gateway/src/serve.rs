@@ -1,13 +1,14 @@
 //! The order in which things start and stop.
 //!
-//! Start: logs, port, model, scheduler, one token, banner, HTTP. Stop: refuse new work, let running work finish or
+//! Start: logs, port, credentials, model, scheduler, one token, banner, HTTP. Stop: refuse new work, let running work finish or
 //! time out, close connections, end the worker.
 //! Invariant: whatever was started is stopped before the function returns, and success means a stop that was asked for.
 
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
+use gossamer_api::auth::{Auth, AuthError};
 use gossamer_api::{ApiConfig, AppState, PromptDate, ServerConfig, ServerInfo};
 use gossamer_engine::{Engine, EngineConfig, EngineInfo, KvCacheSize, LoadError, ModelSource};
 use gossamer_metrics::Metrics;
@@ -34,6 +35,16 @@ pub enum ServeError {
         port: u16,
         source: std::io::Error,
     },
+    /// Others could reach the server, and nobody would be asked for a credential.
+    #[error(
+        "{0} is not a loopback address, so others could use the model, and nobody would be asked for a key. \
+         Make one with `gossamer keys create --key-file keys.json --name NAME` and start with `--key-file keys.json`; \
+         or listen on 127.0.0.1; or, if whoever reaches the port may use it, start with `--insecure`"
+    )]
+    Unguarded(SocketAddr),
+    /// A file of credentials cannot be used.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     /// The model cannot be loaded.
     #[error("cannot load the model {model}: {source}")]
     Load { model: String, source: LoadError },
@@ -54,6 +65,13 @@ pub enum ServeError {
     Interrupted,
 }
 
+impl ServeError {
+    /// Whether it is a mistake in what was asked for, and not in what came of it.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::Unguarded(_) | Self::Auth(_))
+    }
+}
+
 /// Serves until a signal or a fatal error.
 ///
 /// # Errors
@@ -64,6 +82,8 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
     // listener's backlog.
     let listener = bind(config)?;
     let address = listener.local_addr()?;
+    check_guarded(config, address)?;
+    let auth = Auth::new(&config.auth.config)?;
 
     let metrics = Metrics::new();
     metrics.engine.build(env!("CARGO_PKG_VERSION"));
@@ -110,6 +130,7 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
             metrics,
             api_config(config),
             server_info(config, &engine),
+            auth,
         );
         let longest = scheduler.max_sequence_len();
         let text = banner(config, &engine, scheduler.capacity(), longest, address);
@@ -128,6 +149,18 @@ fn bind(config: &Config) -> Result<TcpListener, ServeError> {
         port,
         source,
     })
+}
+
+/// Without credentials, only this machine may reach the server, unless somebody says that they mean it.
+fn check_guarded(config: &Config, address: SocketAddr) -> Result<(), ServeError> {
+    if address.ip().to_canonical().is_loopback() || config.auth.is_on() {
+        return Ok(());
+    }
+    if !config.auth.insecure {
+        return Err(ServeError::Unguarded(address));
+    }
+    warn!(%address, "nobody is asked for a credential, and others can reach this address");
+    Ok(())
 }
 
 fn load(config: &Config) -> Result<gossamer_engine::EngineExecutor, ServeError> {

@@ -90,8 +90,13 @@ pub struct Tool {
 /// One entry of the dialogue.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Turn {
-    /// What the user said.
-    User(String),
+    /// What a user said.
+    User {
+        /// Which one, where there are several. No spaces, no control tokens' names: it stands in the header.
+        name: Option<String>,
+        /// What they said.
+        text: String,
+    },
     /// A developer or system message in mid-conversation.
     Developer(String),
     /// What the model said, in the order reasoning, preamble, tool calls, content.

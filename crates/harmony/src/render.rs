@@ -117,7 +117,14 @@ impl Writer {
 
     fn turn(&mut self, turn: &Turn, keeps_reasoning: bool) {
         match turn {
-            Turn::User(text) => self.message(Role::User, text),
+            Turn::User { name, text } => {
+                self.control(special::START);
+                self.text(Role::User.as_str());
+                if let Some(name) = name {
+                    self.text(&format!(":{name}"));
+                }
+                self.body(text, special::END);
+            }
             Turn::Developer(text) => self.message(Role::Developer, &instructions_text(text)),
             Turn::Assistant {
                 reasoning,

@@ -49,6 +49,9 @@ fn measure(num_seqs: usize, prompt_len: usize) -> (Duration, Duration) {
                 min_tokens: 0,
             },
             cache_salt: 0,
+            priority: 0,
+            handover: None,
+            prompt_logprobs: None,
         };
         scheduler.submit(RequestId(id), request).expect("it fits");
     }
@@ -63,6 +66,7 @@ fn measure(num_seqs: usize, prompt_len: usize) -> (Duration, Duration) {
         };
         let output = StepOutput {
             samples: plan.sample_specs().map(draw).collect(),
+            scores: Vec::new(),
         };
         let start = Instant::now();
         scheduler.commit(output).expect("one token per spec");

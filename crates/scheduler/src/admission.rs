@@ -56,6 +56,13 @@ impl Limits {
             );
             return invalid("stop.min_tokens", message);
         }
+        if request
+            .handover
+            .as_ref()
+            .is_some_and(|h| h.opens.is_empty())
+        {
+            return invalid("handover.opens", "at least one token is needed".into());
+        }
         if prompt_len >= self.max_sequence_len {
             return Err(SubmitError::NeverFits {
                 prompt_len,

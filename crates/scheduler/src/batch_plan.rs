@@ -3,6 +3,7 @@
 //! Built by the scheduler, read by the executor, given back at commit.
 //! Invariant: `slices` tile `tokens` without gaps, in order.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::request::{SamplingParams, SeqId, TokenId};
@@ -57,6 +58,19 @@ pub struct SeqSlice {
     /// What to sample from the logits of the slice's last row. Empty for a chunk that does not complete the prompt;
     /// several when `n` sequences continue the same prompt.
     pub samples: Vec<SampleSpec>,
+    /// Which of the slice's tokens are to be scored by what follows them.
+    pub scores: Option<PromptScores>,
+}
+
+/// Tokens of the prompt whose probability is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PromptScores {
+    /// Rows of the slice, counted from its first, that predict them.
+    pub rows: Range<usize>,
+    /// The tokens, one per row: each is the one that follows in the prompt.
+    pub targets: Vec<TokenId>,
+    /// How many of the likeliest tokens to report at each place.
+    pub top: u8,
 }
 
 /// One token to draw.
@@ -94,5 +108,11 @@ impl BatchPlan {
     /// Every token to draw, in the order in which [`crate::StepOutput::samples`] answers.
     pub fn sample_specs(&self) -> impl Iterator<Item = &SampleSpec> {
         self.slices.iter().flat_map(|slice| &slice.samples)
+    }
+
+    /// How many tokens of prompts to score: as many as [`crate::StepOutput::scores`] has.
+    pub fn num_scores(&self) -> usize {
+        let scores = self.slices.iter().filter_map(|slice| slice.scores.as_ref());
+        scores.map(|scores| scores.targets.len()).sum()
     }
 }

@@ -4,18 +4,20 @@
 //! Invariant: after `commit` or `fail_step` nothing is in flight and nothing is doomed.
 
 use crate::executor::{SampledToken, StepOutput};
-use crate::request::{FinishReason, RequestError, SeqId, TokenEvent};
+use crate::request::{FinishReason, PromptLogprobs, RequestError, SeqId, TokenEvent};
 use crate::scheduler::{InFlight, InFlightSlice, Scheduler};
-use crate::sequence::{Doom, Phase};
+use crate::sequence::{Doom, Phase, Rank};
 
-/// The executor answered a plan with the wrong number of tokens; the step counts as failed.
+/// The executor answered a plan with the wrong number of results; the step counts as failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the executor drew {drawn} tokens where {planned} were planned")]
-pub struct SampleCountMismatch {
-    /// Tokens asked for.
+#[error("the executor gave {given} {what} where {planned} were planned")]
+pub struct OutputMismatch {
+    /// Of what there is the wrong number.
+    pub what: &'static str,
+    /// How many were asked for.
     pub planned: usize,
-    /// Tokens given.
-    pub drawn: usize,
+    /// How many came.
+    pub given: usize,
 }
 
 impl Scheduler {
@@ -26,28 +28,40 @@ impl Scheduler {
     ///
     /// # Panics
     /// When no step is in flight.
-    pub fn commit(&mut self, output: StepOutput) -> Result<(), SampleCountMismatch> {
-        let step = self.in_flight.as_ref().expect("a step is in flight");
-        let planned = step.slices.iter().map(|slice| slice.samples.len()).sum();
-        let drawn = output.samples.len();
-        if planned != drawn {
-            let mismatch = SampleCountMismatch { planned, drawn };
-            self.fail_step(&mismatch.to_string());
-            return Err(mismatch);
+    pub fn commit(&mut self, output: StepOutput) -> Result<(), OutputMismatch> {
+        let slices = &self.in_flight.as_ref().expect("a step is in flight").slices;
+        let draws: usize = slices.iter().map(|slice| slice.samples.len()).sum();
+        let scores: usize = slices.iter().map(|slice| slice.num_scores).sum();
+        for (what, planned, given) in [
+            ("tokens", draws, output.samples.len()),
+            ("scores", scores, output.scores.len()),
+        ] {
+            if planned != given {
+                let mismatch = OutputMismatch {
+                    what,
+                    planned,
+                    given,
+                };
+                self.fail_step(&mismatch.to_string());
+                return Err(mismatch);
+            }
         }
         let step = self.take_step();
         let mut samples = output.samples.into_iter();
+        let mut scores = output.scores.into_iter();
         let mut forked = Vec::new();
         for slice in &step.slices {
+            let scored = scores.by_ref().take(slice.num_scores).collect();
+            self.commit_scores(slice, scored);
             let drawn = samples.by_ref().take(slice.samples.len());
             self.commit_slice(slice, drawn.collect(), &mut forked);
         }
         forked.sort_unstable();
-        // Siblings without a seat wait, latest first. They have computed nothing of their own, so this is no preemption.
+        // Siblings without a seat wait, the least important first. They have computed nothing of their own, so this is no preemption.
         while self.running.len() > self.max_num_seqs {
             let latest = forked.pop().expect("only forks take seats in a commit");
             if self.running.contains(&latest) {
-                self.unseat(latest);
+                self.unseat(latest.seq);
             }
         }
         Ok(())
@@ -75,11 +89,24 @@ impl Scheduler {
         self.in_flight.take().expect("a step is in flight")
     }
 
+    /// Even of a sequence that was ended meanwhile: who takes its place has its blocks, so nobody computes them again.
+    fn commit_scores(&mut self, slice: &InFlightSlice, scored: Vec<PromptLogprobs>) {
+        if scored.is_empty() {
+            return;
+        }
+        let id = self.sequences[&slice.seq].request;
+        let request = self.requests.get_mut(&id).expect("live");
+        request.scored_len += scored.len();
+        if !request.closed {
+            self.events.push((id, TokenEvent::Prompt(scored)));
+        }
+    }
+
     fn commit_slice(
         &mut self,
         slice: &InFlightSlice,
         drawn: Vec<SampledToken>,
-        forked: &mut Vec<SeqId>,
+        forked: &mut Vec<Rank>,
     ) {
         let sequence = self.sequences.get_mut(&slice.seq).expect("in flight");
         sequence.kv.computed_len += std::mem::take(&mut sequence.in_flight);
@@ -90,8 +117,7 @@ impl Scheduler {
         // Forks come before tokens: a token may end the carrier and give its blocks back.
         for &follower in slice.samples.iter().filter(|&&seq| seq != slice.seq) {
             if self.sequences.contains_key(&follower) {
-                self.fork(slice.seq, follower);
-                forked.push(follower);
+                forked.push(self.fork(slice.seq, follower));
             }
         }
         for (&seq, token) in slice.samples.iter().zip(drawn) {
@@ -107,15 +133,38 @@ impl Scheduler {
     }
 
     /// The follower continues the carrier's computed prompt.
-    fn fork(&mut self, carrier: SeqId, follower: SeqId) {
+    fn fork(&mut self, carrier: SeqId, follower: SeqId) -> Rank {
         let kv = self.kv.fork(&self.sequences[&carrier].kv);
         let sequence = self.sequences.get_mut(&follower).expect("live");
         sequence.kv = kv;
         sequence.phase = Phase::Running;
-        self.running.insert(follower);
+        self.running.insert(sequence.rank);
+        sequence.rank
     }
 
+    /// Adds a drawn token, and what a handover puts behind it.
     fn append(&mut self, id: SeqId, drawn: SampledToken) {
+        if !self.push(id, drawn) {
+            return;
+        }
+        let sequence = self.sequences.get_mut(&id).expect("it goes on");
+        let Some(rule) = self.requests[&sequence.request].handover.clone() else {
+            return;
+        };
+        if !sequence.counter.push(&rule, &sequence.tokens.output) {
+            return;
+        }
+        sequence.counter.open = false;
+        for &token in &rule.tokens {
+            let logprobs = None;
+            if !self.push(id, SampledToken { token, logprobs }) {
+                return;
+            }
+        }
+    }
+
+    /// Adds a token; `false` if the sequence ends with it.
+    fn push(&mut self, id: SeqId, drawn: SampledToken) -> bool {
         let sequence = self.sequences.get_mut(&id).expect("live");
         let request = self.requests.get_mut(&sequence.request).expect("live");
         let token = drawn.token;
@@ -134,8 +183,9 @@ impl Scheduler {
         } else if sequence.output_len() == request.stop.max_tokens {
             FinishReason::Length
         } else {
-            return;
+            return true;
         };
         self.end_sequence(id, Doom::Finish(reason));
+        false
     }
 }

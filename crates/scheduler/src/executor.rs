@@ -1,7 +1,7 @@
 //! The seam below: what the scheduler needs from an engine. Owned here, implemented there.
 
 use crate::batch_plan::BatchPlan;
-use crate::request::{TokenId, TokenLogprobs};
+use crate::request::{PromptLogprobs, TokenId, TokenLogprobs};
 
 /// What an engine can hold; fixed from start to stop.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub trait Executor: Send {
 pub struct StepOutput {
     /// One per [`BatchPlan::sample_specs`], in that order.
     pub samples: Vec<SampledToken>,
+    /// One per target of [`crate::PromptScores`], slice by slice.
+    pub scores: Vec<PromptLogprobs>,
 }
 
 /// One drawn token.

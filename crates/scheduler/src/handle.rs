@@ -149,7 +149,7 @@ impl SchedulerHandle {
         let place = Place::reserve(&self.shared)?;
         let id = RequestId(self.shared.next_id.fetch_add(1, SeqCst));
         // Unbounded, so that the worker never blocks on a client. Bounded in fact: a request of n sequences yields
-        // at most n * (max_tokens + 1) + 1 events, and both factors were checked against the limits above.
+        // at most prompt_len + n * (max_tokens + 1) + 1 events, and all of these were checked against the limits above.
         let (sender, events) = mpsc::unbounded_channel();
         let submission = Submission {
             id,
@@ -325,6 +325,9 @@ mod tests {
                 min_tokens: 0,
             },
             cache_salt: 0,
+            priority: 0,
+            handover: None,
+            prompt_logprobs: None,
         };
         let mut unheard = handle.submit(request.clone()).unwrap();
         assert_eq!(unheard.try_next(), None);

@@ -9,12 +9,14 @@
 //! - I4 The prefix cache is closed: a cached block's parent is cached; in use if the child is, evicted later if not.
 //! - I5 A cached block's tokens are those of every table that holds it, and lie below the computed length.
 //! - I6 Tables share a block only at the same index and with the same tokens before it and in its computed part.
-//! - I7 Each live sequence is in exactly one place (waiting, running, following); there are never too many running.
+//! - I7 Each live sequence is in exactly one place (waiting, running, following), there by its rank, which is its
+//!   request's priority and its own id; there are never too many running.
 //! - I8 Only running sequences hold blocks, one equally long table per group, enough for what is computed.
 //! - I9 The newest token is never computed, and no sequence is past its `max_tokens` or the longest length.
 //! - I10 Every request has a live sequence; followers have one carrier without output; the queue's count is right.
 //! - I11 Exactly the sequences of the step in flight have rows in flight, and only those are doomed.
 //! - I12 A block that the step in flight writes belongs to the writing sequence's table alone and is not cached.
+//! - I13 Of a prompt whose log-probabilities are asked for, nothing is computed that was not scored.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -24,7 +26,7 @@ use crate::kv_groups::Group;
 use crate::prefix_cache::Parent;
 use crate::request::{SeqId, TokenId};
 use crate::scheduler::{Request, Scheduler};
-use crate::sequence::{Phase, Sequence};
+use crate::sequence::{Phase, Rank, Sequence};
 
 /// Fails with the formatted message unless the condition holds.
 macro_rules! hold {
@@ -211,9 +213,18 @@ fn check_sharing(scheduler: &Scheduler, index: usize) -> Result<(), String> {
 
 fn check_places(scheduler: &Scheduler) -> Result<(), String> {
     for (id, sequence) in &scheduler.sequences {
+        let rank = Rank {
+            priority: scheduler.requests[&sequence.request].priority,
+            seq: *id,
+        };
+        hold!(
+            sequence.rank == rank,
+            "I7: {id:?} ranks as {:?}",
+            sequence.rank
+        );
         let places = (
-            scheduler.waiting.contains(id),
-            scheduler.running.contains(id),
+            scheduler.waiting.contains(&rank),
+            scheduler.running.contains(&rank),
         );
         let expected = match sequence.phase {
             Phase::Waiting => (true, false),
@@ -228,7 +239,7 @@ fn check_places(scheduler: &Scheduler) -> Result<(), String> {
     }
     let mut listed = scheduler.waiting.iter().chain(&scheduler.running);
     hold!(
-        listed.all(|id| scheduler.sequences.contains_key(id)),
+        listed.all(|rank| scheduler.sequences.contains_key(&rank.seq)),
         "I7: an ended sequence waits or runs"
     );
     hold!(
@@ -282,11 +293,19 @@ fn check_lengths(scheduler: &Scheduler, id: SeqId, sequence: &Sequence) -> Resul
         kv.computed_len,
         sequence.in_flight
     );
-    let max_tokens = scheduler.requests[&sequence.request].stop.max_tokens;
+    let request = &scheduler.requests[&sequence.request];
+    let max_tokens = request.stop.max_tokens;
     hold!(
         sequence.output_len() < max_tokens && len < scheduler.limits.max_sequence_len,
         "I9: {id:?} lives with {len} tokens, {} of them output",
         sequence.output_len()
+    );
+    let to_score = sequence.tokens.prompt.len() - 1;
+    hold!(
+        request.prompt_logprobs.is_none() || kv.computed_len.min(to_score) <= request.scored_len,
+        "I13: {id:?} has computed {} tokens, but only {} of the prompt are scored",
+        kv.computed_len,
+        request.scored_len
     );
     Ok(())
 }

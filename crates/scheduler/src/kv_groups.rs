@@ -74,11 +74,13 @@ impl KvGroups {
     /// Blocks for all of `tokens`, the longest cached prefix reused, if at least `reserve` blocks of each group
     /// stay allocatable; otherwise `None` and nothing has changed.
     ///
-    /// The last token is never taken from the cache: somebody has to compute the logits of the next one.
+    /// Of the tokens at most the first `reusable` are taken from the cache, and never the last one: somebody has to
+    /// compute the logits of the next.
     pub(crate) fn admit(
         &mut self,
         salt: u64,
         tokens: &Tokens,
+        reusable: usize,
         reserve: usize,
     ) -> Option<SequenceKv> {
         let num_blocks = self.blocks_for(tokens.len());
@@ -86,7 +88,7 @@ impl KvGroups {
         if (self.groups.iter()).any(|group| group.pool.num_allocatable() < 1 + reserve) {
             return None;
         }
-        let mut matches = self.match_prefix(salt, tokens);
+        let mut matches = self.match_prefix(salt, tokens, reusable);
         let num_cached = matches.iter().map(Vec::len).min().unwrap_or(0);
         for (group, matched) in self.groups.iter().zip(&mut matches) {
             matched.truncate(num_cached);
@@ -112,8 +114,8 @@ impl KvGroups {
         })
     }
 
-    fn match_prefix(&self, salt: u64, tokens: &Tokens) -> Vec<Vec<BlockId>> {
-        let usable = tokens.len().saturating_sub(1) / self.block_size;
+    fn match_prefix(&self, salt: u64, tokens: &Tokens, reusable: usize) -> Vec<Vec<BlockId>> {
+        let usable = tokens.len().saturating_sub(1).min(reusable) / self.block_size;
         let of_group = |group: &Group| {
             let blocks = (0..usable).map(|i| tokens.block(i, self.block_size));
             group.cache.longest_match(salt, blocks)

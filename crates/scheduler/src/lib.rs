@@ -38,7 +38,7 @@ mod worker;
 
 pub use admission::{Limits, MAX_CHOICES};
 pub use batch_plan::*;
-pub use commit::SampleCountMismatch;
+pub use commit::OutputMismatch;
 pub use config::SchedulerConfig;
 pub use executor::*;
 pub use handle::{SchedulerHandle, TokenStream};

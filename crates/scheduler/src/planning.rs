@@ -1,21 +1,25 @@
 //! The policy: what the next step runs.
 //!
-//! 1. Shares of the token budget: one token for each running sequence in decode, in order of arrival, then chunks of
-//!    prefill from what is left, in order of arrival.
-//! 2. Blocks for those shares, in order of arrival; when they run out the latest-arrived running sequence is preempted.
-//! 3. With budget and seats left, and unless somebody was preempted: the waiting queue, strictly from its head.
+//! The order of everything is [`Rank`]: priority, then arrival.
 //!
-//! Why this ends: a sequence is preempted only for an earlier one that then runs, or for itself; the earliest can
-//! preempt everybody else and, alone, fits (`admission.rs`). Why nobody starves: nobody overtakes the queue's head,
-//! and the head is admitted at the latest when nothing runs.
+//! 1. Shares of the token budget: one token for each running sequence in decode, in order of rank, then chunks of
+//!    prefill from what is left, in order of rank.
+//! 2. Blocks for those shares, in order of rank; when they run out the least important running sequence is preempted.
+//! 3. With budget and seats left, and unless somebody was preempted: the waiting queue, strictly from its head. Nobody is
+//!    preempted for somebody who waits.
+//!
+//! Why this ends: a sequence is preempted only for a more important one that then runs, or for itself; the most
+//! important can preempt everybody else and, alone, fits (`admission.rs`). Why nobody of the best priority starves:
+//! nobody overtakes the queue's head, and the head is admitted at the latest when nothing runs. The others wait for as
+//! long as better ones keep coming: that is what a priority asks for.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::batch_plan::{BatchPlan, BlockCopy, History, SampleSpec, SeqSlice};
+use crate::batch_plan::{BatchPlan, BlockCopy, History, PromptScores, SampleSpec, SeqSlice};
 use crate::request::SeqId;
 use crate::scheduler::{InFlight, InFlightSlice, Scheduler, Started};
-use crate::sequence::Phase;
+use crate::sequence::{Phase, Rank};
 
 impl Scheduler {
     /// The next step, or `None` if there is nothing to do: then no request is left.
@@ -43,13 +47,14 @@ impl Scheduler {
         if shares.is_empty() {
             return None;
         }
-        // Decodes first, as the engine likes its batch; stable, so otherwise in order of arrival.
-        shares.sort_by_key(|&(seq, _)| self.sequences[&seq].remaining_len() > 1);
-        for (seq, query_len) in shares {
+        // Decodes first, as the engine likes its batch; stable, so otherwise in order of rank.
+        shares.sort_by_key(|&(rank, _)| self.sequences[&rank.seq].remaining_len() > 1);
+        for (Rank { seq, .. }, query_len) in shares {
             let slice = self.slice(seq, query_len, &mut plan);
             step.slices.push(InFlightSlice {
                 seq,
                 samples: slice.samples.iter().map(|spec| spec.seq).collect(),
+                num_scores: slice.scores.as_ref().map_or(0, |s| s.targets.len()),
             });
             plan.slices.push(slice);
             self.sequences.get_mut(&seq).expect("running").in_flight = query_len;
@@ -59,17 +64,17 @@ impl Scheduler {
         Some(plan)
     }
 
-    /// Who runs how many tokens, in order of arrival.
-    fn share_budget(&self) -> Vec<(SeqId, usize)> {
+    /// Who runs how many tokens, in order of rank.
+    fn share_budget(&self) -> Vec<(Rank, usize)> {
         let mut budget = self.max_num_batched_tokens;
         let mut shares = Vec::with_capacity(self.running.len());
         for prefills in [false, true] {
-            for &id in &self.running {
-                let remaining = self.sequences[&id].remaining_len();
+            for &rank in &self.running {
+                let remaining = self.sequences[&rank.seq].remaining_len();
                 if budget > 0 && (remaining > 1) == prefills {
                     let share = remaining.min(budget);
                     budget -= share;
-                    shares.push((id, share));
+                    shares.push((rank, share));
                 }
             }
         }
@@ -78,18 +83,18 @@ impl Scheduler {
     }
 
     /// Gives every share its blocks, preempting from the end of the running set; drops the shares of the preempted.
-    fn secure_blocks(&mut self, shares: &mut Vec<(SeqId, usize)>, plan: &mut BatchPlan) {
+    fn secure_blocks(&mut self, shares: &mut Vec<(Rank, usize)>, plan: &mut BatchPlan) {
         let mut secured = 0;
-        while let Some(&(id, query_len)) = shares.get(secured) {
-            let sequence = self.sequences.get_mut(&id).expect("running");
+        while let Some(&(rank, query_len)) = shares.get(secured) {
+            let sequence = self.sequences.get_mut(&rank.seq).expect("running");
             let copies = &mut plan.copies;
             if self.kv.make_writable(&mut sequence.kv, query_len, copies) {
                 secured += 1;
                 continue;
             }
-            // Never one that is secured already: those arrived before `id`, and `id` itself runs.
-            let victim = *self.running.last().expect("`id` runs");
-            self.preempt(victim);
+            // Never one that is secured already: those rank before `rank`, which itself runs.
+            let victim = *self.running.last().expect("`rank` runs");
+            self.preempt(victim.seq);
             if shares.last().is_some_and(|&(last, _)| last == victim) {
                 shares.pop();
             }
@@ -107,17 +112,22 @@ impl Scheduler {
     /// Seats waiting sequences, from the head, while budget, seats and blocks last. A sequence gets blocks for all
     /// its tokens at once, so that two half-computed prompts never wait for each other's blocks, and it leaves one
     /// block for each running sequence, so that a newcomer is not preempted at their next block boundary.
-    fn admit_waiting(&mut self, shares: &mut Vec<(SeqId, usize)>) {
+    fn admit_waiting(&mut self, shares: &mut Vec<(Rank, usize)>) {
         let used: usize = shares.iter().map(|&(_, share)| share).sum();
         let mut budget = self.max_num_batched_tokens - used;
         while budget > 0 && self.running.len() < self.max_num_seqs {
-            let Some(&id) = self.waiting.first() else {
+            let Some(&rank) = self.waiting.first() else {
                 break;
             };
-            let sequence = self.sequences.get_mut(&id).expect("waiting");
+            let sequence = self.sequences.get_mut(&rank.seq).expect("waiting");
             let request = self.requests.get_mut(&sequence.request).expect("live");
             let reserve = self.running.len();
-            let Some(kv) = self.kv.admit(request.salt, &sequence.tokens, reserve) else {
+            let reusable = match request.prompt_logprobs {
+                None => usize::MAX,
+                Some(_) => request.scored_len,
+            };
+            let Some(kv) = (self.kv).admit(request.salt, &sequence.tokens, reusable, reserve)
+            else {
                 break;
             };
             let cached_len = kv.computed_len;
@@ -125,9 +135,9 @@ impl Scheduler {
             sequence.phase = Phase::Running;
             let share = sequence.remaining_len().min(budget);
             budget -= share;
-            shares.push((id, share));
-            self.waiting.remove(&id);
-            self.running.insert(id);
+            shares.push((rank, share));
+            self.waiting.remove(&rank);
+            self.running.insert(rank);
             if !request.started {
                 request.started = true;
                 request.summary.cached_len = cached_len;
@@ -163,7 +173,23 @@ impl Scheduler {
             context_len,
             block_tables: sequence.kv.tables.clone(),
             samples,
+            scores: self.scores(id, query_len),
         }
+    }
+
+    /// Which of the rows predict tokens of the prompt that are asked for and not yet scored.
+    fn scores(&self, id: SeqId, query_len: usize) -> Option<PromptScores> {
+        let sequence = &self.sequences[&id];
+        let request = &self.requests[&sequence.request];
+        let top = request.prompt_logprobs?;
+        let (prompt, computed_len) = (&sequence.tokens.prompt, sequence.kv.computed_len);
+        let start = request.scored_len;
+        let end = (computed_len + query_len).min(prompt.len() - 1);
+        (start < end).then(|| PromptScores {
+            rows: start - computed_len..end - computed_len,
+            targets: prompt[start + 1..=end].to_vec(),
+            top,
+        })
     }
 
     fn sample_spec(&self, id: SeqId) -> SampleSpec {
@@ -189,7 +215,7 @@ impl Scheduler {
 }
 
 /// Whether the copies may be made in any order. They may, because a source is freed in the same plan only by
-/// preempting its other holders: siblings, whose ids are neighbours, so that nobody comes after them who could be
+/// preempting its other holders: siblings, whose ranks are neighbours, so that nobody comes after them who could be
 /// given the block as a destination and is not preempted before them.
 fn copies_are_independent(copies: &[BlockCopy]) -> bool {
     let destinations: BTreeSet<_> = copies.iter().map(|c| (c.group, c.dst)).collect();

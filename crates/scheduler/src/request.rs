@@ -14,7 +14,7 @@ pub type TokenId = u32;
 pub struct RequestId(pub u64);
 
 /// One sequence: one choice of one request, a row of the engine's batch while it runs.
-/// Ids are given in order of arrival, so the smaller one is the more important sequence.
+/// Ids are given in order of arrival, so of two sequences of one priority the smaller is the more important.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SeqId(pub u64);
 
@@ -92,6 +92,32 @@ pub struct NewRequest {
     pub stop: StopConditions,
     /// Requests share prefix-cache blocks only with requests of the same salt.
     pub cache_salt: u64,
+    /// The smaller, the sooner started and the later preempted; requests of one priority go in order of arrival.
+    /// Strict: whoever comes last waits for as long as others keep coming.
+    pub priority: i32,
+    /// A bound on a part of the output; shared by all sequences, counted for each.
+    pub handover: Option<Arc<Handover>>,
+    /// `Some(k)`: report how likely each token of the prompt but the first was, and the `k` likeliest at its place. The
+    /// prefix cache then serves nothing to this request: its logits would be missing.
+    pub prompt_logprobs: Option<u8>,
+}
+
+/// Ends a part of the output after so many tokens: other tokens are put in as if they had been drawn.
+///
+/// ```text
+/// output   opens | counted ............ | closes     the sequence closed the part itself: nothing happens
+/// output   opens | counted: max_tokens | tokens      the bound is reached: `tokens` follow, then drawing goes on
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handover {
+    /// The output enters the part with these tokens, which do not count. Not empty.
+    pub opens: Vec<TokenId>,
+    /// Any of these leaves it, and does not count.
+    pub closes: Vec<TokenId>,
+    /// Most tokens in all such parts of a sequence together.
+    pub max_tokens: usize,
+    /// What is put into the output then. They count against the request's `max_tokens` and may be stop tokens.
+    pub tokens: Vec<TokenId>,
 }
 
 /// Why a sequence ended.
@@ -114,16 +140,28 @@ pub struct TokenLogprobs {
     pub top: Vec<(TokenId, f32)>,
 }
 
+/// How likely a token of the prompt was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptLogprobs {
+    /// Its place among all tokens of the vocabulary, the likeliest being 1; of equally likely ones the smaller id comes
+    /// first.
+    pub rank: u32,
+    /// Of the token, and of the likeliest at its place.
+    pub logprobs: TokenLogprobs,
+}
+
 /// What the scheduler says about a request, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TokenEvent {
+    /// When asked for: the next tokens of the prompt, from the second on; all of them before the first `Token`.
+    Prompt(Vec<PromptLogprobs>),
     /// Sequence `index` (0..n) grew by one token.
     Token {
         /// Which of the request's `n` sequences.
         index: u32,
         /// The sampled token; a stop token is reported too, just before its `SequenceFinished`.
         token: TokenId,
-        /// Present when asked for.
+        /// Present when asked for, unless the token was not drawn but put in by a [`Handover`].
         logprobs: Option<Box<TokenLogprobs>>,
     },
     /// Sequence `index` ended. Not terminal: the others may go on.

@@ -12,10 +12,10 @@ use crate::config::SchedulerConfig;
 use crate::executor::Capacity;
 use crate::kv_groups::{KvGroups, SequenceKv};
 use crate::request::{
-    FinishReason, NewRequest, RequestError, RequestId, RequestSummary, SamplingParams, SeqId,
-    StopConditions, SubmitError, TokenEvent,
+    FinishReason, Handover, NewRequest, RequestError, RequestId, RequestSummary, SamplingParams,
+    SeqId, StopConditions, SubmitError, TokenEvent,
 };
-use crate::sequence::{Doom, Phase, Sequence, Tokens};
+use crate::sequence::{Counter, Doom, Phase, Rank, Sequence, Tokens};
 
 /// The pure core: owns every request from `submit` to its terminal event.
 ///
@@ -32,9 +32,9 @@ pub struct Scheduler {
     pub(crate) kv: KvGroups,
     pub(crate) requests: BTreeMap<RequestId, Request>,
     pub(crate) sequences: BTreeMap<SeqId, Sequence>,
-    /// First come, first served: ids are given in order of arrival, so a preempted sequence comes back to its place.
-    pub(crate) waiting: BTreeSet<SeqId>,
-    pub(crate) running: BTreeSet<SeqId>,
+    /// By priority, then first come, first served: a preempted sequence comes back to its place.
+    pub(crate) waiting: BTreeSet<Rank>,
+    pub(crate) running: BTreeSet<Rank>,
     pub(crate) in_flight: Option<InFlight>,
     /// Requests of which nothing was planned yet: what the queue bound counts.
     pub(crate) num_unstarted: usize,
@@ -51,6 +51,12 @@ pub(crate) struct Request {
     pub(crate) sampling: Arc<SamplingParams>,
     pub(crate) stop: StopConditions,
     pub(crate) salt: u64,
+    pub(crate) priority: i32,
+    pub(crate) handover: Option<Arc<Handover>>,
+    pub(crate) prompt_logprobs: Option<u8>,
+    /// With `prompt_logprobs`: positions of the prompt whose logits were used. The prefix cache may serve these, and no
+    /// more.
+    pub(crate) scored_len: usize,
     /// The first choice's sequence; choice `i` has this id plus `i`.
     pub(crate) first_seq: SeqId,
     /// Sequences that have not ended.
@@ -74,6 +80,8 @@ pub(crate) struct InFlightSlice {
     pub(crate) seq: SeqId,
     /// Who receives a token.
     pub(crate) samples: Vec<SeqId>,
+    /// Tokens of the prompt that are scored.
+    pub(crate) num_scores: usize,
 }
 
 /// A request of which the first chunk was just planned.
@@ -144,11 +152,16 @@ impl Scheduler {
         for (index, &seq) in (0..).zip(&live) {
             let sequence = Sequence {
                 request: id,
+                rank: Rank {
+                    priority: request.priority,
+                    seq,
+                },
                 index,
                 tokens: Tokens {
                     prompt: Arc::clone(&prompt),
                     output: Vec::new(),
                 },
+                counter: Counter::default(),
                 phase: if index == 0 {
                     Phase::Waiting
                 } else {
@@ -160,12 +173,19 @@ impl Scheduler {
             };
             self.sequences.insert(seq, sequence);
         }
-        self.waiting.insert(first_seq);
+        self.waiting.insert(Rank {
+            priority: request.priority,
+            seq: first_seq,
+        });
         self.num_unstarted += 1;
         let request = Request {
             sampling: request.sampling,
             stop: request.stop,
             salt: request.cache_salt,
+            priority: request.priority,
+            handover: request.handover,
+            prompt_logprobs: request.prompt_logprobs,
+            scored_len: 0,
             first_seq,
             live,
             started: false,
@@ -296,8 +316,8 @@ impl Scheduler {
     pub(crate) fn end_sequence(&mut self, id: SeqId, doom: Doom) {
         self.hand_over(id);
         let sequence = self.sequences.remove(&id).expect("live");
-        self.running.remove(&id);
-        self.waiting.remove(&id);
+        self.running.remove(&sequence.rank);
+        self.waiting.remove(&sequence.rank);
         self.kv.release(sequence.kv);
 
         let request_id = sequence.request;
@@ -328,15 +348,16 @@ impl Scheduler {
             return;
         };
         let carrier = self.sequences.get_mut(&id).expect("live");
-        let (phase, kv) = (carrier.phase, std::mem::take(&mut carrier.kv));
+        let (phase, rank) = (carrier.phase, carrier.rank);
+        let kv = std::mem::take(&mut carrier.kv);
         let places = match phase {
             Phase::Running => &mut self.running,
             Phase::Waiting => &mut self.waiting,
             Phase::Following => unreachable!("a follower has no followers"),
         };
-        places.remove(&id);
-        places.insert(heir);
         let heir = self.sequences.get_mut(&heir).expect("live");
+        places.remove(&rank);
+        places.insert(heir.rank);
         (heir.phase, heir.kv) = (phase, kv);
     }
 
@@ -358,8 +379,9 @@ impl Scheduler {
         debug_assert_eq!((sequence.phase, sequence.in_flight), (Phase::Running, 0));
         sequence.phase = Phase::Waiting;
         let kv = std::mem::take(&mut sequence.kv);
+        let rank = sequence.rank;
         self.kv.release(kv);
-        self.running.remove(&id);
-        self.waiting.insert(id);
+        self.running.remove(&rank);
+        self.waiting.insert(rank);
     }
 }

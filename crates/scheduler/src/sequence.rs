@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::kv_groups::SequenceKv;
-use crate::request::{FinishReason, RequestId, TokenId};
+use crate::request::{FinishReason, Handover, RequestId, SeqId, TokenId};
 
 /// Prompt (shared by the request's sequences), then output.
 #[derive(Clone, Debug)]
@@ -56,6 +56,40 @@ pub(crate) enum Phase {
     Following,
 }
 
+/// Who comes first: smaller is more important. A total order that never changes while a sequence lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Rank {
+    /// Its request's.
+    pub(crate) priority: i32,
+    /// Order of arrival. Siblings are neighbours.
+    pub(crate) seq: SeqId,
+}
+
+/// How much of a [`Handover`]'s bound a sequence has used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counter {
+    pub(crate) spent: usize,
+    /// The output is inside a counted part.
+    pub(crate) open: bool,
+}
+
+impl Counter {
+    /// Takes the token that was just added to `output`. True if the bound is reached: the part must end now.
+    pub(crate) fn push(&mut self, rule: &Handover, output: &[TokenId]) -> bool {
+        let Some(token) = output.last() else {
+            return false;
+        };
+        if !self.open {
+            self.open = output.ends_with(&rule.opens);
+        } else if rule.closes.contains(token) {
+            self.open = false;
+        } else {
+            self.spent += 1;
+        }
+        self.open && self.spent >= rule.max_tokens
+    }
+}
+
 /// What is to happen to a sequence that was ended while a step with it was being executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Doom {
@@ -69,9 +103,11 @@ pub(crate) enum Doom {
 #[derive(Debug)]
 pub(crate) struct Sequence {
     pub(crate) request: RequestId,
+    pub(crate) rank: Rank,
     /// Which of the request's `n`.
     pub(crate) index: u32,
     pub(crate) tokens: Tokens,
+    pub(crate) counter: Counter,
     pub(crate) phase: Phase,
     /// Empty unless running.
     pub(crate) kv: SequenceKv,

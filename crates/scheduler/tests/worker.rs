@@ -51,6 +51,7 @@ impl Executor for Scripted {
         };
         Ok(StepOutput {
             samples: plan.sample_specs().map(draw).collect(),
+            scores: Vec::new(),
         })
     }
 }
@@ -121,6 +122,9 @@ fn request(prompt_len: usize, max_tokens: usize) -> NewRequest {
             min_tokens: 0,
         },
         cache_salt: 0,
+        priority: 0,
+        handover: None,
+        prompt_logprobs: None,
     }
 }
 

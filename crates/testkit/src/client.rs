@@ -71,6 +71,17 @@ impl Client {
         Response::read(&mut BufReader::new(stream), method)
     }
 
+    /// Sends any request and returns the connection, with nothing read from it.
+    pub fn open(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> TcpStream {
+        self.send(method, path, headers, body)
+    }
+
     /// Sends a JSON request and returns the connection, with nothing read from it. Dropping it is going away.
     pub fn post_without_reading(&self, path: &str, body: &Value) -> TcpStream {
         let headers = [("content-type", "application/json")];

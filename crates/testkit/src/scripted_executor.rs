@@ -6,10 +6,10 @@
 
 use std::collections::HashMap;
 
-use gossamer_harmony::Tokenizer;
+use gossamer_harmony::{Tokenizer, special};
 use gossamer_scheduler::{
-    BatchPlan, Capacity, ExecuteError, Executor, SampleSpec, SampledToken, SeqSlice, StepOutput,
-    TokenLogprobs,
+    BatchPlan, Capacity, ExecuteError, Executor, PromptLogprobs, SampleSpec, SampledToken,
+    SeqSlice, StepOutput, TokenLogprobs,
 };
 
 use crate::control::Control;
@@ -25,6 +25,7 @@ pub struct ScriptedExecutor {
     control: Control,
     /// Per KV group, `num_blocks * block_size` slots.
     slots: Vec<Vec<u32>>,
+    unlikely: Vec<u32>,
     /// Prompt and choice to answer.
     answers: HashMap<(Vec<u32>, u32), Vec<u32>>,
 }
@@ -40,8 +41,16 @@ impl ScriptedExecutor {
             script,
             control,
             slots,
+            unlikely: Vec::new(),
             answers: HashMap::new(),
         }
+    }
+
+    /// Says these tokens at a log-probability of -9, all others at -0.25.
+    #[must_use]
+    pub fn with_unlikely(mut self, tokens: Vec<u32>) -> Self {
+        self.unlikely = tokens;
+        self
     }
 
     fn copy_blocks(&mut self, plan: &BatchPlan) {
@@ -76,19 +85,39 @@ impl ScriptedExecutor {
         table[position / size].0 as usize * size + position % size
     }
 
-    fn sample(&mut self, context: &[u32], spec: &SampleSpec) -> SampledToken {
-        let prompt = &context[..context.len() - spec.output_len];
+    fn answer(&mut self, prompt: &[u32], choice: u32) -> Vec<u32> {
         let script = &self.script;
-        let answer = (self.answers)
-            .entry((prompt.to_vec(), spec.choice))
-            .or_insert_with(|| script.answer(prompt, spec.choice));
+        (self.answers)
+            .entry((prompt.to_vec(), choice))
+            .or_insert_with(|| script.answer(prompt, choice))
+            .clone()
+    }
+
+    fn sample(&mut self, context: &[u32], spec: &SampleSpec) -> SampledToken {
+        let (prompt, said) = context.split_at(context.len() - spec.output_len);
+        let mut answer = self.answer(prompt, spec.choice);
+        let mut next = said.len();
+        if !follows(&answer, said) {
+            // Something else was put in: from the message that it began, the script is asked anew.
+            let last = context.iter().rposition(|token| *token == special::MESSAGE);
+            if let Some(start) = last.map(|at| at + 1).filter(|at| *at > prompt.len()) {
+                answer = self.answer(&context[..start], spec.choice);
+                next = context.len() - start;
+            }
+        }
         let banned = spec.banned.as_deref().unwrap_or_default();
-        let token = (answer.get(spec.output_len).copied())
+        let token = (answer.get(next).copied())
             .filter(|token| !banned.contains(token))
             .unwrap_or_else(filler);
         SampledToken {
             token,
-            logprobs: spec.params.logprobs.map(|k| Box::new(logprobs(token, k))),
+            logprobs: (spec.params.logprobs).map(|k| {
+                let mut logprobs = logprobs(token, k);
+                if self.unlikely.contains(&token) {
+                    logprobs.logprob = -9.0;
+                }
+                Box::new(logprobs)
+            }),
         }
     }
 }
@@ -110,8 +139,27 @@ impl Executor for ScriptedExecutor {
                 samples.push(self.sample(&context, spec));
             }
         }
-        Ok(StepOutput { samples })
+        let scores = plan.slices.iter().filter_map(|slice| slice.scores.as_ref());
+        let scores = scores.flat_map(|scores| scores.targets.iter().map(|&t| score(t, scores.top)));
+        Ok(StepOutput {
+            scores: scores.collect(),
+            samples,
+        })
     }
+}
+
+/// The likeliest token, as a drawn one.
+fn score(token: u32, top: u8) -> PromptLogprobs {
+    PromptLogprobs {
+        rank: 1,
+        logprobs: logprobs(token, top),
+    }
+}
+
+/// Whether this is how the answer begins, or how it goes on with fillers.
+fn follows(answer: &[u32], said: &[u32]) -> bool {
+    let known = said.len().min(answer.len());
+    (answer[..known].iter().zip(said)).all(|(own, said)| own == said || *said == filler())
 }
 
 /// What the model says when it has nothing to say and may not stop.

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::ServerHandle;
+use gossamer_api::auth::{Auth, AuthConfig};
 use gossamer_api::{ApiConfig, AppState, PromptDate, ServerConfig, ServerInfo};
 use gossamer_metrics::Metrics;
 use gossamer_scheduler::{Capacity, GroupCapacity, SchedulerConfig, SchedulerHandle, Worker};
@@ -21,10 +22,14 @@ use crate::scripted_executor::ScriptedExecutor;
 pub struct TestSetup {
     /// What the model says.
     pub script: Script,
+    /// Tokens that the model says at a log-probability of -9 and not -0.25.
+    pub unlikely: Vec<u32>,
     /// How the executor behaves.
     pub control: Control,
     /// Settings of the HTTP layer.
     pub api: ApiConfig,
+    /// Who may use it: everybody, unless a test says otherwise.
+    pub auth: AuthConfig,
     /// Settings of the connections.
     pub server: ServerConfig,
     /// Settings of the scheduler.
@@ -38,6 +43,7 @@ impl TestSetup {
     pub fn new(script: Script) -> Self {
         Self {
             script,
+            unlikely: Vec::new(),
             control: Control::default(),
             api: ApiConfig {
                 model: "test-model".into(),
@@ -54,6 +60,7 @@ impl TestSetup {
                 date: PromptDate::Fixed("2026-01-02".into()),
                 cors_origins: Vec::new(),
             },
+            auth: AuthConfig::open(),
             server: ServerConfig {
                 workers: 1,
                 max_connections: 1000,
@@ -108,7 +115,8 @@ pub struct TestServer {
 impl TestServer {
     fn start(setup: TestSetup) -> Self {
         let metrics = Metrics::new();
-        let executor = ScriptedExecutor::new(setup.capacity, setup.script, setup.control.clone());
+        let executor = ScriptedExecutor::new(setup.capacity, setup.script, setup.control.clone())
+            .with_unlikely(setup.unlikely);
         let (scheduler, worker) = gossamer_scheduler::start(
             setup.scheduler,
             Box::new(executor),
@@ -124,7 +132,8 @@ impl TestServer {
             weight_bytes: 0,
             kv_cache_bytes: 0,
         };
-        let state = AppState::new(scheduler.clone(), metrics.clone(), setup.api, info);
+        let auth = Auth::new(&setup.auth).expect("the files of credentials are usable");
+        let state = AppState::new(scheduler.clone(), metrics.clone(), setup.api, info, auth);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let addr = listener
             .local_addr()

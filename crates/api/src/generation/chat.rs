@@ -1,6 +1,7 @@
 //! A chat answer: harmony tokens to reasoning, content and tool calls.
 //!
-//! Preambles (commentary without a recipient) are meant for the user and become content.
+//! Preambles (commentary without a recipient) are meant for the user and become content. Where the model writes several
+//! messages of one kind, a blank line stands between them: they are paragraphs of one text, to a client that shows it.
 //! Stop strings and log-probabilities concern content only: hidden reasoning and arguments are neither searched nor
 //! scored.
 
@@ -22,7 +23,14 @@ pub(crate) struct ChatAssembler {
     called: bool,
     stopped: bool,
     reasoning_tokens: usize,
+    /// The next text begins a message.
+    at_beginning: bool,
+    had_reasoning: bool,
+    had_content: bool,
 }
+
+/// Between messages that become one text.
+const SEPARATOR: &str = "\n\n";
 
 impl ChatAssembler {
     /// For one choice.
@@ -34,6 +42,9 @@ impl ChatAssembler {
             called: false,
             stopped: false,
             reasoning_tokens: 0,
+            at_beginning: false,
+            had_reasoning: false,
+            had_content: false,
         }
     }
 
@@ -43,7 +54,12 @@ impl ChatAssembler {
                 return;
             }
             match delta {
-                Delta::Reasoning(text) => push_text(update, Piece::Reasoning(text)),
+                Delta::Reasoning(text) => {
+                    let begins = std::mem::take(&mut self.at_beginning);
+                    let had_some = std::mem::replace(&mut self.had_reasoning, true);
+                    let separator = if begins && had_some { SEPARATOR } else { "" };
+                    push_text(update, Piece::Reasoning(format!("{separator}{text}")));
+                }
                 Delta::Preamble(text) | Delta::Content(text) => self.content(&text, update),
                 // A client that declared no functions cannot do anything with a call. Its text is not lost: what
                 // would be the arguments is shown as content.
@@ -67,7 +83,13 @@ impl ChatAssembler {
     }
 
     fn content(&mut self, text: &str, update: &mut Update) {
-        let (released, hit) = self.answer.push(text, &mut update.logprobs);
+        let begins = std::mem::take(&mut self.at_beginning);
+        let had_some = std::mem::replace(&mut self.had_content, true);
+        let separator = if begins && had_some { SEPARATOR } else { "" };
+        // The separator passes the search for stop strings too: what a client sees holds none. It goes in together with
+        // the text, so that it does not count as the text of the token that was announced.
+        let text = format!("{separator}{text}");
+        let (released, hit) = self.answer.push(&text, &mut update.logprobs);
         push_text(update, Piece::Content(released));
         self.stopped |= hit;
     }
@@ -76,6 +98,7 @@ impl ChatAssembler {
 impl Assembler for ChatAssembler {
     fn push(&mut self, token: u32, raw: Option<Box<TokenLogprobs>>, update: &mut Update) -> bool {
         let channel = self.parser.channel();
+        self.at_beginning |= channel == Channel::Header;
         if !Tokenizer::get().is_control(token) {
             match (channel, raw) {
                 (Channel::Reasoning, _) => self.reasoning_tokens += 1,

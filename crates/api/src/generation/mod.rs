@@ -6,35 +6,30 @@
 
 mod answer;
 mod chat;
-mod logprobs;
+mod job;
+pub(crate) mod logprobs;
 mod raw;
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use gossamer_harmony::special;
 use gossamer_metrics::ApiMetrics;
-use gossamer_scheduler::{
-    NewRequest, StopConditions, SubmitError, TokenEvent, TokenLogprobs as RawLogprobs, TokenStream,
-};
+use gossamer_scheduler::{PromptLogprobs, TokenEvent, TokenLogprobs as RawLogprobs, TokenStream};
 
 pub(crate) use chat::ChatAssembler;
+pub(crate) use job::Job;
 pub(crate) use raw::RawAssembler;
 
-use crate::error::{ApiError, ErrorCode};
+use crate::error::ApiError;
 use crate::request_id::RequestContext;
 use crate::state::AppState;
 use crate::validate::Generate;
 use crate::wire::chat::{FinishReason, TokenLogprob};
 use crate::wire::usage::{CompletionTokensDetails, PromptTokensDetails, Usage};
-
-/// The ends that the model writes itself (`eos_token_id` of gpt-oss-20b's `generation_config.json`).
-const MODEL_ENDS: [u32; 3] = [special::RETURN, special::CALL, special::END_OF_TEXT];
 
 /// A piece of text of one choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,6 +89,11 @@ pub(crate) trait Assembler {
 /// What happens to a request.
 #[derive(Debug)]
 pub(crate) enum Event {
+    /// More of what was asked about a prompt's tokens, from the second on; all of it before the first `Update`.
+    Prompt {
+        prompt: usize,
+        scored: Vec<PromptLogprobs>,
+    },
     /// A choice grew.
     Update { choice: usize, update: Update },
     /// A choice ended, with its last text.
@@ -101,6 +101,8 @@ pub(crate) enum Event {
         choice: usize,
         update: Update,
         reason: FinishReason,
+        /// Mean log-probability of its tokens, where known.
+        mean_logprob: f64,
     },
     /// All choices ended.
     Finished(Usage),
@@ -111,6 +113,9 @@ pub(crate) enum Event {
 struct Choice {
     assembler: Box<dyn Assembler>,
     tokens: usize,
+    /// Of the tokens whose log-probability is known.
+    logprob_sum: f64,
+    num_logprobs: usize,
     last_token: Option<Instant>,
     finished: bool,
 }
@@ -122,6 +127,8 @@ pub(crate) struct Generation {
     /// `n` per prompt: those of the first prompt, then those of the second.
     choices: Vec<Choice>,
     n: usize,
+    /// Nothing was to be generated: what the scheduler drew, because it always draws, does not count.
+    nothing_wanted: bool,
     open_streams: usize,
     /// Where polling starts, so that no prompt of a batch waits for another.
     next_stream: usize,
@@ -135,40 +142,6 @@ pub(crate) struct Generation {
     context: Rc<RequestContext>,
 }
 
-/// Prompts and what to make of them.
-pub(crate) struct Job {
-    /// At least one.
-    pub prompts: Vec<Vec<u32>>,
-    /// The same for all.
-    pub generate: Generate,
-    /// Name of the field that holds the prompt, for errors.
-    pub prompt_param: &'static str,
-    /// Most new tokens, per prompt.
-    pub max_tokens: Vec<usize>,
-}
-
-impl Job {
-    /// Checks that every prompt fits, before anything is queued.
-    pub fn new(
-        prompts: Vec<Vec<u32>>,
-        generate: Generate,
-        prompt_param: &'static str,
-        state: &AppState,
-    ) -> Result<Self, ApiError> {
-        let limit = state.scheduler.max_sequence_len();
-        let max_tokens = prompts
-            .iter()
-            .map(|prompt| generate.max_tokens_for(prompt.len(), limit, &state.config, prompt_param))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            prompts,
-            generate,
-            prompt_param,
-            max_tokens,
-        })
-    }
-}
-
 impl Generation {
     /// Hands all prompts to the scheduler: all of them, or none.
     pub fn submit(
@@ -177,61 +150,36 @@ impl Generation {
         context: Rc<RequestContext>,
         assembler: impl Fn(&Generate) -> Box<dyn Assembler>,
     ) -> Result<Self, ApiError> {
-        let Job {
-            prompts,
-            generate,
-            prompt_param,
-            max_tokens,
-        } = job;
-        let sampling = Arc::new(generate.sampling.clone());
-        let own_ends: &[u32] = if generate.ignore_eos {
-            &[]
-        } else {
-            &MODEL_ENDS
-        };
-        let stop_token_ids: Arc<[u32]> = [own_ends, &generate.stop_token_ids].concat().into();
-        let num_prompts = prompts.len();
-        let prompt_tokens = prompts.iter().map(Vec::len).sum();
-        let mut streams = Vec::with_capacity(prompts.len());
-        for (prompt, max_tokens) in prompts.into_iter().zip(max_tokens) {
-            let request = NewRequest {
-                prompt,
-                n: generate.n,
-                sampling: Arc::clone(&sampling),
-                stop: StopConditions {
-                    stop_token_ids: Arc::clone(&stop_token_ids),
-                    max_tokens,
-                    min_tokens: generate.min_tokens,
-                },
-                cache_salt: 0,
-            };
-            // On an error the streams so far are dropped, which cancels them.
-            let stream = state
-                .scheduler
-                .submit(request)
-                .map_err(|error| refusal(error, num_prompts, prompt_param, state))?;
-            streams.push(stream);
-        }
-        let n = generate.n as usize;
-        let choices = (0..streams.len() * n)
+        let generate = &job.generate;
+        let (n, nothing_wanted) = (generate.n as usize, generate.max_tokens == Some(0));
+        let choices = (0..job.prompts.len() * n)
             .map(|_| Choice {
-                assembler: assembler(&generate),
+                assembler: assembler(generate),
                 tokens: 0,
+                logprob_sum: 0.0,
+                num_logprobs: 0,
                 last_token: None,
                 finished: false,
             })
             .collect();
+        let prompt_tokens = job.prompts.iter().map(Vec::len).sum();
+        let usage = Usage {
+            prompt_tokens,
+            ..Usage::default()
+        };
+        context.charge_prompt(prompt_tokens)?;
+        let streams = job
+            .submit(state)
+            .inspect_err(|_| context.refund_prompt(prompt_tokens))?;
         Ok(Self {
             open_streams: streams.len(),
             streams,
             choices,
             n,
+            nothing_wanted,
             next_stream: 0,
             ready: VecDeque::new(),
-            usage: Usage {
-                prompt_tokens,
-                ..Usage::default()
-            },
+            usage,
             ended: false,
             had_token: false,
             retry_after: state.config.retry_after,
@@ -279,6 +227,7 @@ impl Generation {
 
     fn digest(&mut self, prompt: usize, event: TokenEvent) {
         match event {
+            TokenEvent::Prompt(scored) => self.ready.push_back(Event::Prompt { prompt, scored }),
             TokenEvent::Token {
                 index,
                 token,
@@ -287,6 +236,7 @@ impl Generation {
             TokenEvent::SequenceFinished { index, reason } => {
                 let choice = prompt * self.n + index as usize;
                 let cut = reason == gossamer_scheduler::FinishReason::Length;
+                let cut = cut || self.nothing_wanted;
                 self.finish_choice(choice, Update::default(), cut);
             }
             TokenEvent::Finished(summary) => {
@@ -313,7 +263,7 @@ impl Generation {
     fn token(&mut self, prompt: usize, index: u32, token: u32, logprobs: Option<Box<RawLogprobs>>) {
         let number = prompt * self.n + index as usize;
         let choice = &mut self.choices[number];
-        if choice.finished {
+        if choice.finished || self.nothing_wanted {
             // Drawn before the scheduler heard that a stop string had ended the choice.
             return;
         }
@@ -325,6 +275,11 @@ impl Generation {
             self.metrics.inter_token(now - last);
         }
         choice.tokens += 1;
+        if let Some(logprobs) = &logprobs {
+            choice.logprob_sum += f64::from(logprobs.logprob);
+            choice.num_logprobs += 1;
+        }
+        self.context.charge_generated(1);
         let mut update = Update::default();
         if choice.assembler.push(token, logprobs, &mut update) {
             self.streams[prompt].finish_sequence(index);
@@ -355,6 +310,7 @@ impl Generation {
             choice: number,
             update,
             reason,
+            mean_logprob: choice.logprob_sum / choice.num_logprobs.max(1) as f64,
         });
     }
 
@@ -364,7 +320,8 @@ impl Generation {
         self.ready.push_back(event);
     }
 
-    fn total_usage(&self) -> Usage {
+    /// Token counts so far.
+    pub fn total_usage(&self) -> Usage {
         let completion_tokens = self.choices.iter().map(|choice| choice.tokens).sum();
         let reasoning_tokens = self
             .choices
@@ -377,23 +334,6 @@ impl Generation {
             completion_tokens_details: CompletionTokensDetails { reasoning_tokens },
             ..self.usage
         }
-    }
-}
-
-/// Why a request of so many prompts was not accepted. More prompts than the queue has places is nothing to try again.
-fn refusal(
-    error: SubmitError,
-    num_prompts: usize,
-    prompt_param: &'static str,
-    state: &AppState,
-) -> ApiError {
-    match error {
-        SubmitError::QueueFull { limit } if num_prompts > limit => ApiError::field(
-            ErrorCode::ArrayAboveMaxLength,
-            prompt_param,
-            format!("The queue holds at most {limit} prompts, not {num_prompts}."),
-        ),
-        error => ApiError::from_submit(error, prompt_param, state.config.retry_after),
     }
 }
 

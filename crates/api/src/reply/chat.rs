@@ -1,7 +1,8 @@
 //! Chat answers.
 
-use super::{Collect, Head};
+use super::{Collect, Head, ShownUsage};
 use crate::generation::{Event, Piece, Update};
+use crate::reply::prompts::Prompts;
 use crate::sse::{Chunks, Frames};
 use crate::wire::chat::{
     ChatChoice, ChatCompletion, ChatCompletionChunk, ChatLogprobs, ChunkChoice, Delta,
@@ -17,14 +18,18 @@ pub(crate) struct Shown {
     pub reasoning_content: bool,
     /// Log-probabilities were asked for.
     pub logprobs: bool,
-    /// Streams only: token counts were asked for.
-    pub usage: bool,
+    /// The reasoning was not asked to be left out.
+    pub reasoning: bool,
+    /// Streams only.
+    pub usage: ShownUsage,
 }
 
 /// A whole answer in the making.
 pub(crate) struct WholeChat {
     shown: Shown,
     choices: Vec<Parts>,
+    /// The only one.
+    prompt: Prompts,
 }
 
 #[derive(Default)]
@@ -37,10 +42,11 @@ struct Parts {
 }
 
 impl WholeChat {
-    pub fn new(num_choices: usize, shown: Shown) -> Self {
+    pub fn new(num_choices: usize, shown: Shown, prompt: Prompts) -> Self {
         Self {
             shown,
             choices: (0..num_choices).map(|_| Parts::default()).collect(),
+            prompt,
         }
     }
 
@@ -59,7 +65,9 @@ impl WholeChat {
                 .map(|(index, parts)| parts.choice(index, shown))
                 .collect(),
             usage,
+            service_tier: head.service_tier,
             system_fingerprint: head.system_fingerprint,
+            prompt_logprobs: self.prompt.logprobs(0),
         }
     }
 
@@ -68,7 +76,8 @@ impl WholeChat {
         parts.logprobs.content.extend(update.logprobs);
         for piece in update.pieces {
             match piece {
-                Piece::Reasoning(text) => parts.reasoning.push_str(&text),
+                Piece::Reasoning(text) if self.shown.reasoning => parts.reasoning.push_str(&text),
+                Piece::Reasoning(_) => {}
                 Piece::Content(text) => parts.content.push_str(&text),
                 Piece::ToolCall { id, name, .. } => parts.tool_calls.push(ToolCall {
                     id,
@@ -92,11 +101,13 @@ impl WholeChat {
 impl Collect for WholeChat {
     fn take(&mut self, event: Event) {
         match event {
+            Event::Prompt { prompt, scored } => self.prompt.take(prompt, scored),
             Event::Update { choice, update } => self.update(choice, update),
             Event::ChoiceFinished {
                 choice,
                 update,
                 reason,
+                ..
             } => {
                 self.update(choice, update);
                 self.choices[choice].finish_reason = Some(reason);
@@ -143,44 +154,47 @@ impl ChatChunks {
         }
     }
 
-    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> ChatCompletionChunk {
+    fn chunk(
+        &self,
+        choices: Vec<ChunkChoice>,
+        usage: Option<Option<Usage>>,
+    ) -> ChatCompletionChunk {
         ChatCompletionChunk {
             id: self.head.id.clone(),
             object: "chat.completion.chunk",
             created: self.head.created,
             model: self.head.model.clone(),
             choices,
-            usage: self.shown.usage.then_some(usage),
+            usage,
+            service_tier: self.head.service_tier,
             system_fingerprint: self.head.system_fingerprint.clone(),
         }
     }
 
-    fn choice(
-        &self,
-        index: usize,
-        delta: Delta,
-        logprobs: Option<ChatLogprobs>,
-        finish_reason: Option<FinishReason>,
-    ) -> ChatCompletionChunk {
-        let choice = ChunkChoice {
-            index,
-            delta,
-            logprobs,
-            finish_reason,
-        };
-        self.chunk(vec![choice], None)
+    fn choice(&self, choice: ChunkChoice, so_far: Usage, frames: &mut Frames) {
+        let usage = self.shown.usage.of_chunk(so_far);
+        frames.data(&self.chunk(vec![choice], usage));
     }
 
-    fn update(&mut self, choice: usize, update: Update, frames: &mut Frames) {
-        if !std::mem::replace(&mut self.begun[choice], true) {
-            let delta = Delta {
-                role: Some("assistant"),
-                content: Some(String::new()),
-                ..Delta::default()
+    fn update(&mut self, index: usize, update: Update, so_far: Usage, frames: &mut Frames) {
+        if !std::mem::replace(&mut self.begun[index], true) {
+            let choice = ChunkChoice {
+                index,
+                delta: Delta {
+                    role: Some("assistant"),
+                    content: Some(String::new()),
+                    ..Delta::default()
+                },
+                logprobs: None,
+                finish_reason: None,
             };
-            frames.data(&self.choice(choice, delta, None, None));
+            self.choice(choice, so_far, frames);
         }
-        if update.pieces.is_empty() && update.logprobs.is_empty() {
+        let mut pieces = update.pieces;
+        if !self.shown.reasoning {
+            pieces.retain(|piece| !matches!(piece, Piece::Reasoning(_)));
+        }
+        if pieces.is_empty() && update.logprobs.is_empty() {
             return;
         }
         let logprobs =
@@ -188,8 +202,13 @@ impl ChatChunks {
                 content: update.logprobs,
                 refusal: None,
             });
-        let delta = self.delta(update.pieces);
-        frames.data(&self.choice(choice, delta, logprobs, None));
+        let choice = ChunkChoice {
+            index,
+            delta: self.delta(pieces),
+            logprobs,
+            finish_reason: None,
+        };
+        self.choice(choice, so_far, frames);
     }
 
     fn delta(&self, pieces: Vec<Piece>) -> Delta {
@@ -231,21 +250,28 @@ impl ChatChunks {
 }
 
 impl Chunks for ChatChunks {
-    fn write(&mut self, event: Event, frames: &mut Frames) {
+    fn write(&mut self, event: Event, so_far: Usage, frames: &mut Frames) {
         match event {
-            Event::Update { choice, update } => self.update(choice, update, frames),
+            Event::Update { choice, update } => self.update(choice, update, so_far, frames),
             Event::ChoiceFinished {
-                choice,
+                choice: index,
                 update,
                 reason,
+                ..
             } => {
-                self.update(choice, update, frames);
-                frames.data(&self.choice(choice, Delta::default(), None, Some(reason)));
+                self.update(index, update, so_far, frames);
+                let choice = ChunkChoice {
+                    index,
+                    delta: Delta::default(),
+                    logprobs: None,
+                    finish_reason: Some(reason),
+                };
+                self.choice(choice, so_far, frames);
             }
-            Event::Finished(usage) if self.shown.usage => {
-                frames.data(&self.chunk(Vec::new(), Some(usage)));
+            Event::Finished(usage) if self.shown.usage.at_the_end() => {
+                frames.data(&self.chunk(Vec::new(), Some(Some(usage))));
             }
-            Event::Finished(_) | Event::Failed(_) => {}
+            Event::Prompt { .. } | Event::Finished(_) | Event::Failed(_) => {}
         }
     }
 }

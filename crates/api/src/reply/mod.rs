@@ -2,11 +2,13 @@
 
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod prompts;
 
 use crate::error::ApiError;
 use crate::generation::{Event, Generation};
 use crate::request_id::random_id;
 use crate::state::{ApiConfig, unix_seconds};
+use crate::validate::StreamOptions;
 use crate::wire::usage::Usage;
 
 /// What all chunks of an answer repeat.
@@ -16,6 +18,36 @@ pub(crate) struct Head {
     pub created: i64,
     pub model: String,
     pub system_fingerprint: Option<String>,
+    /// Chat only.
+    pub service_tier: Option<&'static str>,
+}
+
+/// Which token counts a stream carries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ShownUsage {
+    options: StreamOptions,
+}
+
+impl ShownUsage {
+    /// As the request asks.
+    pub fn new(stream: Option<StreamOptions>) -> Self {
+        Self {
+            options: stream.unwrap_or_default(),
+        }
+    }
+
+    /// The `usage` of a chunk with text.
+    fn of_chunk(self, so_far: Usage) -> Option<Option<Usage>> {
+        match self.options {
+            options if options.continuous_usage => Some(Some(so_far)),
+            options => options.include_usage.then_some(None),
+        }
+    }
+
+    /// Whether a last chunk carries the counts of everything.
+    fn at_the_end(self) -> bool {
+        self.options.include_usage
+    }
 }
 
 impl Head {
@@ -26,6 +58,7 @@ impl Head {
             created: unix_seconds(),
             model: config.model.clone(),
             system_fingerprint: config.system_fingerprint.clone(),
+            service_tier: None,
         }
     }
 }

@@ -9,7 +9,8 @@ use super::{prepare, read_body};
 use crate::error::ApiError;
 use crate::generation::{ChatAssembler, Generation, Job};
 use crate::reply::chat::{ChatChunks, Shown, WholeChat};
-use crate::reply::{Head, collect};
+use crate::reply::prompts::{Prompts, Wanted};
+use crate::reply::{Head, ShownUsage, collect};
 use crate::request_id::RequestContext;
 use crate::sse;
 use crate::state::AppState;
@@ -49,18 +50,30 @@ pub(crate) async fn create(
 ) -> Result<HttpResponse, ApiError> {
     let context = RequestContext::of(&request);
     let body = read_body(&request, payload, &state).await?;
-    let (job, tools_allowed) = prepare(&state, body, read).await?;
+    let Chat {
+        job,
+        tools_allowed,
+        include_reasoning,
+        names_tier,
+    } = prepare(&state, body, read).await?;
 
     let stream = job.generate.stream;
     let shown = Shown {
+        reasoning: include_reasoning,
         reasoning_content: state.config.reasoning_content,
         logprobs: job.generate.sampling.logprobs.is_some(),
-        usage: stream.is_some_and(|stream| stream.include_usage),
+        usage: ShownUsage::new(stream),
     };
+    let wanted = Wanted {
+        prompt_logprobs: job.generate.prompt_logprobs,
+        ..Wanted::default()
+    };
+    let prompt = Prompts::new(&job.prompts, wanted);
     let generation = Generation::submit(job, &state, context, |generate| {
         Box::new(ChatAssembler::new(&generate.stop_strings, tools_allowed))
     })?;
-    let head = Head::new("chatcmpl-", &state.config);
+    let mut head = Head::new("chatcmpl-", &state.config);
+    head.service_tier = names_tier.then_some("default");
     let num_choices = generation.num_choices();
     if stream.is_some() {
         let chunks = ChatChunks::new(head, num_choices, shown);
@@ -72,15 +85,29 @@ pub(crate) async fn create(
             metrics,
         ));
     }
-    let mut answer = WholeChat::new(num_choices, shown);
+    let mut answer = WholeChat::new(num_choices, shown, prompt);
     let usage = collect(generation, &mut answer).await?;
     Ok(HttpResponse::Ok().json(answer.finish(head, usage)))
 }
 
-fn read(body: Value, state: &AppState) -> Result<(Job, bool), ApiError> {
+/// A request, rendered.
+struct Chat {
+    job: Job,
+    tools_allowed: bool,
+    include_reasoning: bool,
+    names_tier: bool,
+}
+
+fn read(body: Value, state: &AppState) -> Result<Chat, ApiError> {
     let request = chat::validate(body, &state.config)?;
     let tools_allowed = !request.conversation.tools.is_empty();
     let prompt = render(&request.conversation);
     let job = Job::new(vec![prompt], request.generate, "messages", state)?;
-    Ok((job, tools_allowed))
+    job.check_prompt_logprobs("prompt_logprobs")?;
+    Ok(Chat {
+        job,
+        tools_allowed,
+        include_reasoning: request.include_reasoning,
+        names_tier: request.names_tier,
+    })
 }

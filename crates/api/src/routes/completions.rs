@@ -7,8 +7,9 @@ use serde_json::Value;
 use super::{prepare, read_body};
 use crate::error::ApiError;
 use crate::generation::{Generation, Job, RawAssembler};
-use crate::reply::completions::{CompletionChunks, WholeCompletion};
-use crate::reply::{Head, collect};
+use crate::reply::completions::{CompletionChunks, Shown, WholeCompletion};
+use crate::reply::prompts::{Prompts, Wanted};
+use crate::reply::{Head, ShownUsage, collect};
 use crate::request_id::RequestContext;
 use crate::sse;
 use crate::state::AppState;
@@ -47,17 +48,26 @@ pub(crate) async fn create(
 ) -> Result<HttpResponse, ApiError> {
     let context = RequestContext::of(&request);
     let body = read_body(&request, payload, &state).await?;
-    let job = prepare(&state, body, read).await?;
+    let Texts {
+        job,
+        keep,
+        logprobs,
+        wanted,
+    } = prepare(&state, body, read).await?;
 
-    let stream = job.generate.stream;
-    let logprobs = job.generate.sampling.logprobs.is_some();
+    let (n, stream) = (job.generate.n as usize, job.generate.stream);
+    let shown = Shown {
+        logprobs,
+        keep,
+        usage: ShownUsage::new(stream),
+    };
+    let prompts = Prompts::new(&job.prompts, wanted);
     let generation = Generation::submit(job, &state, context, |generate| {
         Box::new(RawAssembler::new(&generate.stop_strings))
     })?;
     let head = Head::new("cmpl-", &state.config);
-    let num_choices = generation.num_choices();
-    if let Some(stream) = stream {
-        let chunks = CompletionChunks::new(head, num_choices, logprobs, stream.include_usage);
+    if stream.is_some() {
+        let chunks = CompletionChunks::new(head, n, shown, prompts);
         let metrics = state.metrics.api.clone();
         return Ok(sse::respond(
             generation,
@@ -66,12 +76,37 @@ pub(crate) async fn create(
             metrics,
         ));
     }
-    let mut answer = WholeCompletion::new(num_choices, logprobs);
+    let mut answer = WholeCompletion::new(n, shown, prompts);
     let usage = collect(generation, &mut answer).await?;
     Ok(HttpResponse::Ok().json(answer.finish(head, usage)))
 }
 
-fn read(body: Value, state: &AppState) -> Result<Job, ApiError> {
-    let request = completions::validate(body, &state.config)?;
-    Job::new(request.prompts, request.generate, "prompt", state)
+/// A request, tokenized.
+struct Texts {
+    job: Job,
+    keep: usize,
+    logprobs: Option<u8>,
+    wanted: Wanted,
+}
+
+fn read(body: Value, state: &AppState) -> Result<Texts, ApiError> {
+    let mut request = completions::validate(body, &state.config)?;
+    let wanted = Wanted {
+        echo: request.echo,
+        echo_logprobs: request.logprobs.filter(|_| request.echo),
+        prompt_logprobs: request.generate.prompt_logprobs,
+    };
+    let param = match wanted.prompt_logprobs {
+        Some(_) => "prompt_logprobs",
+        None => "logprobs",
+    };
+    request.generate.prompt_logprobs = wanted.alternatives();
+    let job = Job::new(request.prompts, request.generate, "prompt", state)?;
+    job.check_prompt_logprobs(param)?;
+    Ok(Texts {
+        job,
+        keep: request.keep,
+        logprobs: request.logprobs,
+        wanted,
+    })
 }

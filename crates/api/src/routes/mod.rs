@@ -16,18 +16,21 @@ use actix_web::{Handler, HttpRequest, HttpResponse, Resource, Responder};
 
 pub(crate) use body::{BodyMemory, prepare, read_body};
 
+use crate::auth::{Access, Scope};
 use crate::error::{ApiError, ErrorCode};
 
-/// Patterns of all routes: the labels of the request metrics.
-pub(crate) const PATTERNS: &[&str] = &[
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/models",
-    "/v1/models/{model}",
-    "/health",
-    "/ready",
-    "/metrics",
-    "/info",
+/// Every route: its pattern, which is also its label in the metrics, and who may use it. A route that is registered and not
+/// in this table is closed to everybody.
+#[rustfmt::skip] // One route a line: this is a table.
+pub(crate) const ROUTES: &[(&str, Access)] = &[
+    ("/v1/chat/completions", Access::Scope(Scope::Inference)),
+    ("/v1/completions", Access::Scope(Scope::Inference)),
+    ("/v1/models", Access::Scope(Scope::Models)),
+    ("/v1/models/{model}", Access::Scope(Scope::Models)),
+    ("/health", Access::Open),
+    ("/ready", Access::Scope(Scope::Status)),
+    ("/info", Access::Scope(Scope::Status)),
+    ("/metrics", Access::Scope(Scope::Metrics)),
 ];
 
 /// Registers every route.
@@ -47,15 +50,20 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
 
 /// The label of a request that matched `pattern`.
 pub(crate) fn label(pattern: Option<&str>) -> &'static str {
-    let Some(pattern) = pattern else {
-        return "other";
-    };
+    pattern.and_then(row).map_or("other", |(label, _)| label)
+}
+
+/// Who may use what a request matched; `None` is nobody. Where nothing is, only who has a credential is told so.
+pub(crate) fn access(pattern: Option<&str>) -> Option<Access> {
+    match pattern {
+        None => Some(Access::Credential),
+        Some(pattern) => row(pattern).map(|(_, access)| access),
+    }
+}
+
+fn row(pattern: &str) -> Option<(&'static str, Access)> {
     let pattern = pattern.replace(":.+}", "}");
-    PATTERNS
-        .iter()
-        .copied()
-        .find(|known| *known == pattern)
-        .unwrap_or("other")
+    ROUTES.iter().copied().find(|(known, _)| *known == pattern)
 }
 
 fn get<F, Args>(path: &'static str, handler: F) -> Resource

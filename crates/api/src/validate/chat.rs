@@ -3,9 +3,9 @@
 use gossamer_harmony::{Conversation, ReasoningEffort};
 use serde_json::Value;
 
-use super::fields::{Fields, quote};
+use super::fields::{Fields, check_length, invalid, quote, wrong_type};
 use super::{Generate, messages, model, sampling, tools};
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::state::ApiConfig;
 
 /// Fields of OpenAI's and vLLM's API that are not implemented here.
@@ -13,25 +13,32 @@ pub(crate) const UNSUPPORTED: &[&str] = &[
     "allowed_token_ids",
     "audio",
     "bad_words",
-    "cache_salt",
     "chat_template",
     "chat_template_kwargs",
     "continue_final_message",
+    "documents",
     "echo",
     "function_call",
     "functions",
     "grammar",
-    "include_reasoning",
+    "guided_choice",
+    "guided_grammar",
+    "guided_json",
+    "guided_regex",
     "include_stop_str_in_output",
-    "max_reasoning_tokens",
+    "length_penalty",
+    "logits_processors",
+    "mm_processor_kwargs",
     "moderation",
     "prediction",
-    "priority",
-    "prompt_cache_retention",
-    "prompt_logprobs",
+    "prompt_cache_options",
     "return_token_ids",
+    "return_tokens_as_token_ids",
     "skip_special_tokens",
+    "spaces_between_special_tokens",
     "structured_outputs",
+    "truncate_prompt_tokens",
+    "use_beam_search",
     "web_search_options",
 ];
 
@@ -42,7 +49,16 @@ pub(crate) struct ChatRequest {
     pub conversation: Conversation,
     /// What to generate.
     pub generate: Generate,
+    /// The client wants to see the reasoning.
+    pub include_reasoning: bool,
+    /// The client has asked for a service tier, so the answer names the one it was served by.
+    pub names_tier: bool,
 }
+
+/// OpenAI's bounds on `metadata`.
+const MAX_METADATA: (usize, usize, usize) = (16, 64, 512);
+/// OpenAI's bound on `safety_identifier`, as its SDK's documentation has it.
+const MAX_IDENTIFIER: usize = 128;
 
 /// Reads the body. Nothing is rendered yet.
 pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<ChatRequest, ApiError> {
@@ -52,26 +68,26 @@ pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<ChatRequest, A
     let tools = tools::tools(&mut fields)?;
     let max_tokens = max_tokens(&mut fields)?;
     let logprobs = logprobs(&mut fields)?;
-    let generate = sampling::generate(&mut fields, config, max_tokens, logprobs)?;
-    let effort = fields
-        .choice(
-            "reasoning_effort",
-            &[
-                ("low", ReasoningEffort::Low),
-                ("medium", ReasoningEffort::Medium),
-                ("high", ReasoningEffort::High),
-            ],
-        )?
-        .unwrap_or_default();
+    let mut generate = sampling::generate(&mut fields, config, max_tokens, logprobs)?;
+    generate.max_reasoning_tokens =
+        (fields.integer("max_reasoning_tokens", 0..=i64::MAX)?).map(|count| count as usize);
+    let include_reasoning = fields.boolean("include_reasoning")?.unwrap_or(true);
+    let effort = effort(&mut fields)?;
     response_format(&mut fields)?;
     modalities(&mut fields)?;
-    fields.only_words("verbosity", &["medium"])?;
+    fields.word("verbosity", &["medium"], &["low", "high"])?;
     fields.only_boolean("store", false)?;
-    fields.only_words("service_tier", &["auto", "default"])?;
-    for name in ["user", "safety_identifier", "prompt_cache_key"] {
+    let tier = fields.word(
+        "service_tier",
+        &["auto", "default"],
+        &["flex", "scale", "priority", "fast"],
+    )?;
+    fields.word("prompt_cache_retention", &["in_memory"], &["24h"])?;
+    for name in ["user", "prompt_cache_key"] {
         fields.string(name)?;
     }
-    fields.object("metadata")?;
+    fields.short_string("safety_identifier", MAX_IDENTIFIER)?;
+    metadata(&mut fields)?;
     fields.finish(UNSUPPORTED)?;
     Ok(ChatRequest {
         conversation: Conversation {
@@ -84,7 +100,52 @@ pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<ChatRequest, A
             turns: dialogue.turns,
         },
         generate,
+        include_reasoning,
+        names_tier: tier.is_some(),
     })
+}
+
+/// The model knows three levels. The other words of the API are not rounded to one of them: they mean something else.
+fn effort(fields: &mut Fields) -> Result<ReasoningEffort, ApiError> {
+    let word = fields.word(
+        "reasoning_effort",
+        &["low", "medium", "high"],
+        &["none", "minimal", "xhigh", "max"],
+    )?;
+    Ok(match word.as_deref() {
+        Some("low") => ReasoningEffort::Low,
+        Some("high") => ReasoningEffort::High,
+        _ => ReasoningEffort::Medium,
+    })
+}
+
+fn metadata(fields: &mut Fields) -> Result<(), ApiError> {
+    let (max_entries, max_key, max_value) = MAX_METADATA;
+    let path = fields.path_of("metadata");
+    let entries = match fields.take("metadata") {
+        None => return Ok(()),
+        Some(Value::Object(entries)) => entries,
+        Some(other) => return Err(wrong_type(&path, "an object", &other)),
+    };
+    if entries.len() > max_entries {
+        return Err(ApiError::field(
+            ErrorCode::ObjectAboveMaxProperties,
+            path.clone(),
+            format!(
+                "'{path}' may have at most {max_entries} entries, not {}.",
+                entries.len()
+            ),
+        ));
+    }
+    for (key, value) in &entries {
+        check_length(key, &path, max_key)?;
+        let path = format!("{path}.{key}");
+        match value {
+            Value::String(text) => check_length(text, &path, max_value)?,
+            other => return Err(wrong_type(&path, "a string", other)),
+        }
+    }
+    Ok(())
 }
 
 fn max_tokens(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
@@ -121,15 +182,34 @@ fn response_format(fields: &mut Fields) -> Result<(), ApiError> {
         "json_object" | "json_schema" => {
             Err(fields.unsupported_value("response_format", &quote(&kind)))
         }
-        _ => Err(format.invalid("type", format!("must be 'text', not {}", quote(&kind)))),
+        _ => Err(format.invalid(
+            "type",
+            format!(
+                "must be 'text', 'json_object' or 'json_schema', not {}",
+                quote(&kind)
+            ),
+        )),
     }
 }
 
 fn modalities(fields: &mut Fields) -> Result<(), ApiError> {
-    match fields.array("modalities")? {
-        Some(words) if words.iter().any(|word| word != "text") => {
-            Err(fields.unsupported_value("modalities", "that is not [\"text\"]"))
+    let path = fields.path_of("modalities");
+    let words = fields.array("modalities")?.unwrap_or_default();
+    for (i, word) in words.iter().enumerate() {
+        let path = format!("{path}[{i}]");
+        match word {
+            Value::String(word) if word == "text" => {}
+            Value::String(word) if word == "audio" => {
+                return Err(fields.unsupported_value("modalities", "'audio'"));
+            }
+            Value::String(word) => {
+                return Err(invalid(
+                    &path,
+                    format!("must be 'text' or 'audio', not {}", quote(word)),
+                ));
+            }
+            other => return Err(wrong_type(&path, "a string", other)),
         }
-        _ => Ok(()),
     }
+    Ok(())
 }

@@ -12,16 +12,28 @@ use crate::state::ApiConfig;
 pub(crate) const UNSUPPORTED: &[&str] = &[
     "allowed_token_ids",
     "bad_words",
-    "cache_salt",
     "grammar",
+    "guided_choice",
+    "guided_grammar",
+    "guided_json",
+    "guided_regex",
     "include_stop_str_in_output",
-    "priority",
-    "prompt_logprobs",
+    "length_penalty",
+    "logits_processors",
+    "prompt_embeds",
+    "response_format",
     "return_token_ids",
+    "return_tokens_as_token_ids",
     "skip_special_tokens",
+    "spaces_between_special_tokens",
     "structured_outputs",
     "suffix",
+    "truncate_prompt_tokens",
+    "use_beam_search",
 ];
+
+/// OpenAI's bound on `best_of`.
+const MAX_BEST_OF: i64 = 20;
 
 /// OpenAI's default for `max_tokens` of this endpoint.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -34,26 +46,27 @@ const MAX_PROMPTS: usize = 2048;
 pub(crate) struct CompletionsRequest {
     /// The prompts, at least one, each at least one token.
     pub prompts: Vec<Vec<u32>>,
-    /// What to generate for each.
+    /// What to generate for each. `n` is `best_of`.
     pub generate: Generate,
+    /// How many of the generated texts the client gets, the likeliest.
+    pub keep: usize,
+    /// Alternatives per token that the client wants to see.
+    pub logprobs: Option<u8>,
+    /// The texts begin with their prompts.
+    pub echo: bool,
 }
 
 /// Reads the body.
 pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<CompletionsRequest, ApiError> {
     let mut fields = Fields::new(body, "")?;
     model(&mut fields, config)?;
-    let max_tokens = sampling::token_count(&mut fields, "max_tokens")?;
+    // OpenAI's API has 0 here, for clients that want a prompt's log-probabilities and nothing else.
+    let max_tokens = (fields.integer("max_tokens", 0..=i64::MAX)?).map(|count| count as usize);
     let logprobs = sampling::alternatives(&mut fields, "logprobs")?;
     let mut generate = sampling::generate(&mut fields, config, max_tokens, logprobs)?;
-    let best_of = fields.integer("best_of", 1..=i64::MAX)?;
-    if let Some(best_of) = best_of
-        && best_of != i64::from(generate.n)
-    {
-        return Err(
-            fields.unsupported_value("best_of", &format!("{best_of} (with n = {})", generate.n))
-        );
-    }
-    fields.only_boolean("echo", false)?;
+    let keep = generate.n as usize;
+    best_of(&mut fields, &mut generate, config)?;
+    let echo = fields.boolean("echo")?.unwrap_or(false);
     fields.string("user")?;
     let prompt = fields
         .take("prompt")
@@ -62,7 +75,43 @@ pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<CompletionsReq
     fields.finish(UNSUPPORTED)?;
     let default = DEFAULT_MAX_TOKENS.max(generate.min_tokens);
     generate.max_tokens = generate.max_tokens.or(Some(default));
-    Ok(CompletionsRequest { prompts, generate })
+    Ok(CompletionsRequest {
+        prompts,
+        generate,
+        keep,
+        logprobs,
+        echo,
+    })
+}
+
+fn best_of(
+    fields: &mut Fields,
+    generate: &mut Generate,
+    config: &ApiConfig,
+) -> Result<(), ApiError> {
+    let max = MAX_BEST_OF.min(i64::from(config.max_choices));
+    let Some(best_of) = fields.integer("best_of", 1..=max.max(i64::from(generate.n)))? else {
+        return Ok(());
+    };
+    let n = i64::from(generate.n);
+    if best_of < n {
+        return Err(fields.invalid(
+            "best_of",
+            format!("is {best_of}, less than the {n} texts that 'n' asks for"),
+        ));
+    }
+    if best_of > n {
+        if generate.stream.is_some() {
+            return Err(fields.invalid(
+                "best_of",
+                "may not be greater than 'n' with 'stream': true: which text is best is known at the end",
+            ));
+        }
+        // What is likeliest is judged by these.
+        generate.sampling.logprobs.get_or_insert(0);
+    }
+    generate.n = best_of as u32;
+    Ok(())
 }
 
 fn prompts(prompt: Value) -> Result<Vec<Vec<u32>>, ApiError> {

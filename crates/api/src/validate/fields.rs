@@ -58,30 +58,6 @@ impl Fields {
         self.string(name)?.ok_or_else(|| self.missing(name))
     }
 
-    /// Takes one of a few words.
-    pub fn choice<T: Copy>(
-        &mut self,
-        name: &str,
-        choices: &[(&str, T)],
-    ) -> Result<Option<T>, ApiError> {
-        let Some(text) = self.string(name)? else {
-            return Ok(None);
-        };
-        match choices.iter().find(|(word, _)| *word == text) {
-            Some((_, value)) => Ok(Some(*value)),
-            None => {
-                let words: Vec<_> = choices
-                    .iter()
-                    .map(|(word, _)| format!("'{word}'"))
-                    .collect();
-                Err(self.invalid(
-                    name,
-                    format!("must be one of {}, not {}", words.join(", "), quote(&text)),
-                ))
-            }
-        }
-    }
-
     /// Takes a boolean.
     pub fn boolean(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
         match self.take(name) {
@@ -99,14 +75,33 @@ impl Fields {
         }
     }
 
-    /// Takes a string of which only some values are implemented.
-    pub fn only_words(&mut self, name: &str, words: &[&str]) -> Result<(), ApiError> {
+    /// Takes a word of which only some values are implemented; `others` are those that the API has besides.
+    pub fn word(
+        &mut self,
+        name: &str,
+        implemented: &[&str],
+        others: &[&str],
+    ) -> Result<Option<String>, ApiError> {
         match self.string(name)? {
-            Some(text) if !words.contains(&text.as_str()) => {
+            Some(text) if implemented.contains(&text.as_str()) => Ok(Some(text)),
+            Some(text) if others.contains(&text.as_str()) => {
                 Err(self.unsupported_value(name, &quote(&text)))
             }
-            _ => Ok(()),
+            Some(text) => Err(self.invalid(
+                name,
+                format!("must be {}, not {}", one_of(implemented), quote(&text)),
+            )),
+            None => Ok(None),
         }
+    }
+
+    /// Takes a string of at most this many characters.
+    pub fn short_string(&mut self, name: &str, max: usize) -> Result<Option<String>, ApiError> {
+        let text = self.string(name)?;
+        if let Some(text) = &text {
+            check_length(text, &self.path_of(name), max)?;
+        }
+        Ok(text)
     }
 
     /// Takes an integer.
@@ -275,6 +270,26 @@ pub(crate) fn unsupported_value(path: &str, shown: &str) -> ApiError {
         path,
         format!("The value {shown} of '{path}' is not supported by this server yet."),
     )
+}
+
+/// Checks a string's length, in characters.
+pub(crate) fn check_length(text: &str, path: &str, max: usize) -> Result<(), ApiError> {
+    match text.chars().count() {
+        len if len > max => Err(ApiError::field(
+            ErrorCode::StringAboveMaxLength,
+            path,
+            format!("'{path}' may have at most {max} characters, not {len}."),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn one_of(words: &[&str]) -> String {
+    let quoted: Vec<_> = words.iter().map(|word| format!("'{word}'")).collect();
+    match quoted.as_slice() {
+        [only] => only.clone(),
+        several => format!("one of {}", several.join(", ")),
+    }
 }
 
 /// A client's text in an error message: quoted and not longer than a line.

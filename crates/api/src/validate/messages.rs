@@ -2,6 +2,7 @@
 //!
 //! `system` and `developer` mean the same: those before the first other message become the instructions, later ones stay
 //! where they are. An assistant message with calls has its `content` as preamble, which is how such an answer left here.
+//! A user's `name` goes into the message's header, as the format has it; names of others are checked and not used.
 //! Invariant: each tool result answers a call that was made, and no call made in a message is left unanswered.
 
 use gossamer_harmony::{ToolCall, Turn};
@@ -25,13 +26,15 @@ enum Role {
     Tool,
 }
 
-const ROLES: &[(&str, Role)] = &[
-    ("system", Role::Instructions),
-    ("developer", Role::Instructions),
-    ("user", Role::User),
-    ("assistant", Role::Assistant),
-    ("tool", Role::Tool),
-];
+const ROLES: &[&str] = &["system", "developer", "user", "assistant", "tool"];
+/// Of older versions of the API.
+const OLDER_ROLES: &[&str] = &["function"];
+
+/// OpenAI's bound on `name`.
+const MAX_NAME: usize = 64;
+
+/// Kinds of content that the API has and a text model has not.
+const OTHER_PARTS: &[&str] = &["image_url", "input_audio", "file", "refusal"];
 
 /// Takes `messages`.
 pub(super) fn messages(fields: &mut Fields) -> Result<Dialogue, ApiError> {
@@ -71,14 +74,21 @@ impl Reader {
     fn read(&mut self, item: Value, path: String) -> Result<(), ApiError> {
         let mut message = Fields::new(item, path.as_str())?;
         let role = message
-            .choice("role", ROLES)?
+            .word("role", ROLES, OLDER_ROLES)?
             .ok_or_else(|| message.missing("role"))?;
+        let role = match role.as_str() {
+            "user" => Role::User,
+            "assistant" => Role::Assistant,
+            "tool" => Role::Tool,
+            _ => Role::Instructions,
+        };
         if !matches!(role, Role::Tool) {
             self.all_answered()?;
         }
         match role {
             Role::Instructions => {
                 let text = required_text(&mut message)?;
+                participant(&mut message)?;
                 if self.turns.is_empty() {
                     self.instructions.push(text);
                 } else {
@@ -87,18 +97,22 @@ impl Reader {
             }
             Role::User => {
                 let text = required_text(&mut message)?;
-                self.turns.push(Turn::User(text));
+                let name = participant(&mut message)?;
+                self.turns.push(Turn::User { name, text });
             }
             Role::Assistant => self.assistant(&mut message, path)?,
             Role::Tool => self.tool_result(&mut message)?,
         }
-        message.finish(&["name", "audio", "function_call"])
+        message.finish(&["audio", "function_call"])
     }
 
     fn assistant(&mut self, message: &mut Fields, path: String) -> Result<(), ApiError> {
         let content = text(message, true)?;
         let refusal = message.string("refusal")?;
-        let content = content.or(refusal).filter(|text| !text.is_empty());
+        participant(message)?;
+        let said = content.or(refusal);
+        let said_nothing = said.is_some();
+        let content = said.filter(|text| !text.is_empty());
         let reasoning = message.string("reasoning")?;
         let reasoning_content = message.string("reasoning_content")?;
         let reasoning = reasoning
@@ -113,6 +127,9 @@ impl Reader {
             return Err(message.unsupported_value("annotations", "that is not empty"));
         }
         if content.is_none() && tool_calls.is_empty() && reasoning.is_none() {
+            if !said_nothing {
+                return Err(message.missing("content"));
+            }
             // An answer that was empty: it still has its place in the dialogue.
             self.turns.push(Turn::Assistant {
                 reasoning: None,
@@ -149,7 +166,7 @@ impl Reader {
         {
             let mut call = Fields::new(item, format!("{path}[{i}]"))?;
             let id = call.required_string("id")?;
-            call.only_words("type", &["function"])?;
+            call.word("type", &["function"], &["custom"])?;
             // Some clients send a streamed call back with the index it had in the stream.
             call.integer("index", 0..=i64::MAX)?;
             let mut function = call
@@ -219,6 +236,23 @@ impl Reader {
     }
 }
 
+/// Takes the `name` of whoever speaks. It becomes part of a header, so it holds nothing that a header is made of
+/// (OpenAI's API has the same rule).
+fn participant(message: &mut Fields) -> Result<Option<String>, ApiError> {
+    let name = message.short_string("name", MAX_NAME)?;
+    let forbidden = |c: char| c.is_whitespace() || c.is_control() || "<|\\/>".contains(c);
+    match &name {
+        Some(text) if text.is_empty() || text.contains(forbidden) => Err(message.invalid(
+            "name",
+            format!(
+                "must be 1 to {MAX_NAME} characters without spaces and <, |, \\, /, >, not {}",
+                quote(text)
+            ),
+        )),
+        _ => Ok(name),
+    }
+}
+
 /// Takes `content`, which must be there.
 fn required_text(message: &mut Fields) -> Result<String, ApiError> {
     text(message, false)?.ok_or_else(|| message.missing("content"))
@@ -233,16 +267,26 @@ fn text(message: &mut Fields, refusals: bool) -> Result<Option<String>, ApiError
         Some(Value::Array(parts)) => parts,
         Some(other) => return Err(wrong_type(&path, "a string or an array of parts", &other)),
     };
+    if parts.is_empty() {
+        return Err(ApiError::field(
+            ErrorCode::EmptyArray,
+            path.clone(),
+            format!("'{path}' must hold at least one part."),
+        ));
+    }
     let mut joined = String::new();
     for (i, part) in parts.into_iter().enumerate() {
         let mut part = Fields::new(part, format!("{path}[{i}]"))?;
-        let kind = part.required_string("type")?;
-        match kind.as_str() {
-            "text" => joined.push_str(&part.required_string("text")?),
-            "refusal" if refusals => joined.push_str(&part.required_string("refusal")?),
-            _ => return Err(part.unsupported_value("type", &quote(&kind))),
-        }
-        part.finish(&[])?;
+        let kinds: &[&str] = if refusals {
+            &["text", "refusal"]
+        } else {
+            &["text"]
+        };
+        let kind = part
+            .word("type", kinds, OTHER_PARTS)?
+            .ok_or_else(|| part.missing("type"))?;
+        joined.push_str(&part.required_string(&kind)?);
+        part.finish(&["prompt_cache_breakpoint"])?;
     }
     Ok(Some(joined))
 }

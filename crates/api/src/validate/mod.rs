@@ -8,12 +8,19 @@
 //!
 //! | class | answer | chat completions | completions |
 //! |---|---|---|---|
-//! | implemented | used | `messages` `max_completion_tokens` `tools` `tool_choice` `reasoning_effort` `top_logprobs` | `prompt` |
-//! | | | both: `model` `max_tokens` `n` `stream` `stream_options` `stop` `seed` `temperature` `top_p` `top_k` `min_p` `repetition_penalty` `presence_penalty` `frequency_penalty` `logit_bias` `logprobs` `min_tokens` `ignore_eos` `stop_token_ids` | |
-//! | harmless | checked, not used: it cannot change the answer | `user` `safety_identifier` `metadata` `prompt_cache_key` `parallel_tool_calls` (one call per turn is what the model can do) | `user` |
-//! | one value only | that value passes, others are `unsupported_value` | `response_format` (`text`) `store` (`false`) `service_tier` (`auto`, `default`) `modalities` (`["text"]`) `verbosity` (`medium`) `tools[].function.strict` (`false`) | `best_of` (= `n`) `echo` (`false`) |
+//! | implemented | used | `messages` `max_completion_tokens` `tools` `tool_choice` `reasoning_effort` `max_reasoning_tokens` `include_reasoning` `top_logprobs` | `prompt` `best_of` `echo` |
+//! | | | both: `model` `max_tokens` `n` `stream` `stream_options` `stop` `seed` `temperature` `top_p` `top_k` `min_p` `repetition_penalty` `presence_penalty` `frequency_penalty` `logit_bias` `logprobs` `min_tokens` `ignore_eos` `stop_token_ids` `prompt_logprobs` `priority` `cache_salt` | |
+//! | harmless | checked, not used: it cannot change the answer | `user` `safety_identifier` `metadata` `prompt_cache_key` `parallel_tool_calls` (one call per turn is what the model can do), `tools[].function.strict` (SDKs set it unasked; arguments are not held to the schema yet), `messages[].name` of others than users | `user` |
+//! | one value only | that value passes, others are `unsupported_value` | `response_format` (`text`) `store` (`false`) `service_tier` (`auto`, `default`) `modalities` (`["text"]`) `verbosity` (`medium`) `prompt_cache_retention` (`in_memory`) | |
+//! | | | both: `stream_options.include_obfuscation` (`false`) | |
 //! | of the API, not here | `unsupported_parameter` | [`chat::UNSUPPORTED`] | [`completions::UNSUPPORTED`] |
 //! | anything else | `unknown_parameter` | | |
+//!
+//! `tests/contract/*.txt` says the same by example, and is run.
+//!
+//! Two decisions that are easy to ask about. `store: true` is refused rather than ignored: a client that means to fetch the
+//! answer again would find nothing. A chat without `max_tokens` may use the rest of the context, as in OpenAI's API; an
+//! operator who fears a model that repeats itself sets `api.default_max_tokens`.
 //!
 //! The values that pass in the third class are those which say what happens anyway, and SDKs send them unasked.
 
@@ -35,9 +42,9 @@ use fields::{Fields, quote};
 pub(crate) struct Generate {
     /// How tokens are drawn.
     pub sampling: SamplingParams,
-    /// Choices per prompt.
+    /// Choices per prompt that are generated.
     pub n: u32,
-    /// Most tokens; `None` leaves it to [`Generate::max_tokens_for`].
+    /// Most tokens, perhaps 0 (completions only); `None` leaves it to [`Generate::max_tokens_for`].
     pub max_tokens: Option<usize>,
     /// Fewest tokens.
     pub min_tokens: usize,
@@ -49,6 +56,14 @@ pub(crate) struct Generate {
     pub stop_strings: Vec<String>,
     /// Whether and how to stream.
     pub stream: Option<StreamOptions>,
+    /// The smaller, the sooner.
+    pub priority: i32,
+    /// Who gives the same one shares prefixes in the cache.
+    pub cache_salt: Option<String>,
+    /// Log-probabilities of the prompt, with so many alternatives.
+    pub prompt_logprobs: Option<u8>,
+    /// Chat only: after so many tokens of reasoning the answer begins.
+    pub max_reasoning_tokens: Option<usize>,
 }
 
 /// How to stream.
@@ -56,6 +71,8 @@ pub(crate) struct Generate {
 pub(crate) struct StreamOptions {
     /// A last chunk with token counts.
     pub include_usage: bool,
+    /// Token counts so far in every chunk.
+    pub continuous_usage: bool,
 }
 
 impl Generate {

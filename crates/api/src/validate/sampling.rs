@@ -27,6 +27,14 @@ pub(super) fn generate(
 ) -> Result<Generate, ApiError> {
     let max_n = config.max_choices.min(gossamer_scheduler::MAX_CHOICES);
     let n = fields.integer("n", 1..=i64::from(max_n))?.unwrap_or(1);
+    let stream = stream(fields)?;
+    let prompt_logprobs = alternatives(fields, "prompt_logprobs")?;
+    if prompt_logprobs.is_some() && stream.is_some() {
+        return Err(fields.invalid(
+            "prompt_logprobs",
+            "may not be given with 'stream': true; ask for the whole answer",
+        ));
+    }
     Ok(Generate {
         sampling: sampling(fields, logprobs)?,
         n: n as u32,
@@ -35,8 +43,26 @@ pub(super) fn generate(
         stop_token_ids: stop_token_ids(fields)?,
         ignore_eos: fields.boolean("ignore_eos")?.unwrap_or(false),
         stop_strings: stop_strings(fields)?,
-        stream: stream(fields)?,
+        stream,
+        priority: fields
+            .integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?
+            .unwrap_or(0) as i32,
+        cache_salt: cache_salt(fields)?,
+        prompt_logprobs,
+        max_reasoning_tokens: None,
     })
+}
+
+fn cache_salt(fields: &mut Fields) -> Result<Option<String>, ApiError> {
+    let salt = fields.string("cache_salt")?;
+    match salt.as_deref() {
+        Some("") => Err(ApiError::field(
+            ErrorCode::EmptyString,
+            fields.path_of("cache_salt"),
+            "'cache_salt' must not be empty; leave it out to share the cache with everybody.",
+        )),
+        _ => Ok(salt),
+    }
 }
 
 /// Takes a field that holds a number of tokens, at least 1.
@@ -174,15 +200,18 @@ fn stream(fields: &mut Fields) -> Result<Option<StreamOptions>, ApiError> {
         Some(mut options) => {
             let include_usage = options.boolean("include_usage")?.unwrap_or(false);
             options.only_boolean("include_obfuscation", false)?;
-            options.only_boolean("continuous_usage_stats", false)?;
+            let continuous_usage = options.boolean("continuous_usage_stats")?.unwrap_or(false);
             options.finish(&[])?;
-            StreamOptions { include_usage }
+            StreamOptions {
+                include_usage,
+                continuous_usage,
+            }
         }
     };
     Ok(streamed.then_some(options))
 }
 
-fn too_many(path: &str, max: usize, found: usize) -> ApiError {
+pub(super) fn too_many(path: &str, max: usize, found: usize) -> ApiError {
     ApiError::field(
         ErrorCode::ArrayAboveMaxLength,
         path,

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use gossamer_harmony::Tool;
 use serde_json::Value;
 
-use super::fields::{Fields, quote, unsupported_value, wrong_type};
+use super::fields::{Fields, quote, wrong_type};
 use crate::error::{ApiError, ErrorCode};
 
 /// OpenAI's bound on `tools`.
@@ -36,18 +36,67 @@ pub(super) fn tools(fields: &mut Fields) -> Result<Vec<Tool>, ApiError> {
             "required" => Err(fields.unsupported_value("tool_choice", "'required'")),
             other => Err(fields.invalid(
                 "tool_choice",
-                format!("must be 'auto' or 'none', not {}", quote(other)),
+                format!("must be 'auto', 'none' or 'required', not {}", quote(other)),
             )),
         },
-        Some(Value::Object(_)) => {
-            Err(fields.unsupported_value("tool_choice", "that names a function"))
+        Some(Value::Object(choice)) => {
+            let path = fields.path_of("tool_choice");
+            let choice = Fields::new(Value::Object(choice), path)?;
+            choose(choice, declared, fields)
         }
         Some(other) => Err(wrong_type(
             &fields.path_of("tool_choice"),
-            "a string",
+            "a string or an object",
             &other,
         )),
     }
+}
+
+/// A choice of functions: all that `allowed_tools` leaves the model free to call. Forcing one is not supported.
+fn choose(mut choice: Fields, declared: Vec<Tool>, fields: &Fields) -> Result<Vec<Tool>, ApiError> {
+    const KINDS: &[&str] = &["function", "allowed_tools"];
+    let kind = (choice.word("type", KINDS, &["custom"])?).ok_or_else(|| choice.missing("type"))?;
+    if kind == "function" {
+        let name = function_name(&mut choice, &declared)?;
+        choice.finish(&[])?;
+        return Err(
+            fields.unsupported_value("tool_choice", &format!("that forces a call of '{name}'"))
+        );
+    }
+    let mut allowed = choice
+        .object("allowed_tools")?
+        .ok_or_else(|| choice.missing("allowed_tools"))?;
+    choice.finish(&[])?;
+    (allowed.word("mode", &["auto"], &["required"])?).ok_or_else(|| allowed.missing("mode"))?;
+    let path = allowed.path_of("tools");
+    let items = allowed
+        .array("tools")?
+        .ok_or_else(|| allowed.missing("tools"))?;
+    allowed.finish(&[])?;
+    let mut names = HashSet::new();
+    for (i, item) in items.into_iter().enumerate() {
+        let mut item = Fields::new(item, format!("{path}[{i}]"))?;
+        (item.word("type", &["function"], &["custom"])?).ok_or_else(|| item.missing("type"))?;
+        names.insert(function_name(&mut item, &declared)?);
+        item.finish(&[])?;
+    }
+    Ok(declared
+        .into_iter()
+        .filter(|tool| names.contains(&tool.name))
+        .collect())
+}
+
+/// Takes `function`, which names a declared one.
+fn function_name(choice: &mut Fields, declared: &[Tool]) -> Result<String, ApiError> {
+    let mut function = choice
+        .object("function")?
+        .ok_or_else(|| choice.missing("function"))?;
+    let name = function.required_string("name")?;
+    if !declared.iter().any(|tool| tool.name == name) {
+        return Err(function.invalid("name", format!("is {}, not one of 'tools'", quote(&name))));
+    }
+    function.finish(&[])?;
+    Ok(name)
 }
 
 fn declared(fields: &mut Fields) -> Result<Option<Vec<Tool>>, ApiError> {
@@ -90,10 +139,7 @@ fn declared(fields: &mut Fields) -> Result<Option<Vec<Tool>>, ApiError> {
 
 fn tool(item: Value, path: &str) -> Result<Tool, ApiError> {
     let mut item = Fields::new(item, path)?;
-    let kind = item.required_string("type")?;
-    if kind != "function" {
-        return Err(item.unsupported_value("type", &quote(&kind)));
-    }
+    (item.word("type", &["function"], &["custom"])?).ok_or_else(|| item.missing("type"))?;
     let mut function = item
         .object("function")?
         .ok_or_else(|| item.missing("function"))?;
@@ -113,9 +159,9 @@ fn tool(item: Value, path: &str) -> Result<Tool, ApiError> {
             ));
         }
     };
-    if function.boolean("strict")? == Some(true) {
-        return Err(unsupported_value(&function.path_of("strict"), "true"));
-    }
+    // Clients set this by themselves (OpenAI's Agents SDK, its Python helper for Pydantic models), so it must not stop
+    // them: arguments are as good as the model writes them, with or without it.
+    function.boolean("strict")?;
     function.finish(&[])?;
     Ok(Tool {
         name,

@@ -21,6 +21,11 @@ pub struct ChatCompletionRequest {
     /// Most tokens to generate, reasoning included. Default: what is left of the context.
     #[schema(minimum = 1)]
     pub max_completion_tokens: Option<u32>,
+    /// Most tokens of reasoning; then the answer begins, without any further tool call. Default: no bound.
+    #[schema(minimum = 0)]
+    pub max_reasoning_tokens: Option<u32>,
+    /// Whether the answer shows the reasoning. Default true.
+    pub include_reasoning: Option<bool>,
     /// Older name of `max_completion_tokens`; only one of them may be given.
     #[schema(minimum = 1)]
     pub max_tokens: Option<u32>,
@@ -29,7 +34,7 @@ pub struct ChatCompletionRequest {
     pub n: Option<u32>,
     /// Functions that the model may call.
     pub tools: Option<Vec<RequestTool>>,
-    /// `auto` (default) or `none`; forcing a call is not supported yet. Needs `tools`.
+    /// `auto` (default), `none` or some of the functions; forcing a call is not supported yet. Needs `tools`.
     pub tool_choice: Option<ToolChoice>,
     /// Accepted; the model makes at most one call per turn. Needs `tools`.
     pub parallel_tool_calls: Option<bool>,
@@ -78,6 +83,14 @@ pub struct ChatCompletionRequest {
     pub ignore_eos: Option<bool>,
     /// More tokens that end the generation.
     pub stop_token_ids: Option<Vec<u32>>,
+    /// Report log-probabilities of the prompt's tokens, with this many alternatives. Not with `stream`.
+    #[schema(minimum = 0, maximum = 20)]
+    pub prompt_logprobs: Option<u8>,
+    /// The smaller, the sooner it is started and the later it is preempted. Default 0.
+    pub priority: Option<i32>,
+    /// Shares cached prefixes only with requests of the same salt.
+    #[schema(min_length = 1)]
+    pub cache_salt: Option<String>,
     /// Only `{"type": "text"}` yet.
     pub response_format: Option<ResponseFormat>,
     /// Only `["text"]`.
@@ -87,14 +100,17 @@ pub struct ChatCompletionRequest {
     /// Accepted and not used.
     pub user: Option<String>,
     /// Accepted and not used.
+    #[schema(max_length = 128)]
     pub safety_identifier: Option<String>,
     /// Accepted and not used: prefixes are always cached.
     pub prompt_cache_key: Option<String>,
-    /// Accepted and not used.
+    /// Only `in_memory`, which is how prefixes are cached.
+    pub prompt_cache_retention: Option<String>,
+    /// Accepted and not used. At most 16 entries, keys of at most 64 and values of at most 512 characters.
     pub metadata: Option<BTreeMap<String, String>>,
     /// Only `false`: nothing is stored.
     pub store: Option<bool>,
-    /// Only `auto` and `default`.
+    /// Only `auto` and `default`; the answer then says `default`.
     pub service_tier: Option<String>,
 }
 
@@ -116,7 +132,9 @@ pub struct RequestMessage {
     pub tool_call_id: Option<String>,
     /// Assistant only: a refusal, used when there is no content.
     pub refusal: Option<String>,
-    /// Tool only: the function's name, if it is the name of the call.
+    /// User: who of several speaks, told to the model. Tool: the function's name, which must be the call's. Others:
+    /// accepted and not used.
+    #[schema(max_length = 64)]
     pub name: Option<String>,
 }
 
@@ -215,18 +233,84 @@ pub struct FunctionDefinition {
     /// JSON schema of the arguments; absent for a function without.
     #[schema(value_type = Option<Object>)]
     pub parameters: Option<Value>,
-    /// Only `false`: arguments are not held to the schema yet.
+    /// Accepted and without effect: arguments are not held to the schema yet.
     pub strict: Option<bool>,
 }
 
 /// Whether functions may be called.
 #[derive(Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(untagged)]
 pub enum ToolChoice {
+    /// All or none.
+    Mode(ToolChoiceMode),
+    /// Some.
+    Allowed(AllowedToolChoice),
+}
+
+/// Whether functions may be called.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ToolChoiceMode {
     /// As the model likes.
     Auto,
     /// Not at all.
     None,
+}
+
+/// Some of the declared functions.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AllowedToolChoice {
+    /// `allowed_tools`.
+    #[serde(rename = "type")]
+    pub kind: AllowedToolsType,
+    /// Which.
+    pub allowed_tools: AllowedTools,
+}
+
+/// The only type there is.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AllowedToolsType {
+    /// Some of the functions.
+    AllowedTools,
+}
+
+/// Functions that may be called; the model is told of no other.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AllowedTools {
+    /// Only `auto` yet.
+    pub mode: AllowedToolsMode,
+    /// By name.
+    pub tools: Vec<NamedTool>,
+}
+
+/// Whether one of them must be called.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AllowedToolsMode {
+    /// As the model likes.
+    Auto,
+}
+
+/// A declared function.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NamedTool {
+    /// `function`.
+    #[serde(rename = "type")]
+    pub kind: FunctionType,
+    /// Which.
+    pub function: FunctionName,
+}
+
+/// A function's name.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionName {
+    /// One of `tools`.
+    pub name: String,
 }
 
 /// How long to think.
@@ -265,9 +349,30 @@ pub struct ChatCompletion {
     pub choices: Vec<ChatChoice>,
     /// Token counts.
     pub usage: Usage,
+    /// `default`, when the request named a tier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<&'static str>,
     /// Changes when the same seed may give another answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_fingerprint: Option<String>,
+    /// When asked for: of each token of the prompt; null for the first, before which there is nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Option<BTreeMap<String, PromptLogprob>>>>)]
+    pub prompt_logprobs: Option<Vec<Option<PromptTokenLogprobs>>>,
+}
+
+/// What could have stood at one place of a prompt, by token id: the token that did, and the likeliest ones.
+pub type PromptTokenLogprobs = BTreeMap<u32, PromptLogprob>;
+
+/// A token that did or could have stood at one place of a prompt. The shape is vLLM's.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct PromptLogprob {
+    /// Natural logarithm of its probability; -9999 stands for impossible.
+    pub logprob: f32,
+    /// Its place among all tokens, the likeliest being 1.
+    pub rank: u32,
+    /// Its text; a part of a character is shown as U+FFFD.
+    pub decoded_token: String,
 }
 
 /// One answer.
@@ -391,10 +496,13 @@ pub struct ChatCompletionChunk {
     pub model: String,
     /// One, or none in the chunk that carries `usage`.
     pub choices: Vec<ChunkChoice>,
-    /// With `include_usage`: null in all chunks but the last.
+    /// With `include_usage`: null in all chunks but the last. With `continuous_usage_stats`: counts so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     pub usage: Option<Option<Usage>>,
+    /// `default`, when the request named a tier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<&'static str>,
     /// Changes when the same seed may give another answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system_fingerprint: Option<String>,

@@ -4,7 +4,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-use super::chat::FinishReason;
+use super::chat::{FinishReason, PromptLogprob, PromptTokenLogprobs};
 use super::usage::Usage;
 
 /// Body of `POST /v1/completions`. `null` means the same as leaving a field out.
@@ -16,16 +16,17 @@ pub struct CompletionRequest {
     pub model: String,
     /// Raw text or tokens: no template is put around it. In text, `<|start|>` and the like are ordinary characters.
     pub prompt: Prompt,
-    /// Most tokens to generate. Default 16, as in OpenAI's API.
-    #[schema(minimum = 1)]
+    /// Most tokens to generate. Default 16, as in OpenAI's API; 0 generates nothing.
+    #[schema(minimum = 0)]
     pub max_tokens: Option<u32>,
     /// How many texts per prompt. Default 1.
     #[schema(minimum = 1, maximum = 128)]
     pub n: Option<u32>,
-    /// Only the value of `n`.
-    #[schema(minimum = 1)]
+    /// Generates so many texts and returns the `n` with the highest log-probability per token. At least `n`; not more
+    /// with `stream`.
+    #[schema(minimum = 1, maximum = 20)]
     pub best_of: Option<u32>,
-    /// Only `false`.
+    /// The text begins with the prompt; with `logprobs`, so do the log-probabilities.
     pub echo: Option<bool>,
     /// Send the answer as server-sent events.
     pub stream: Option<bool>,
@@ -68,6 +69,14 @@ pub struct CompletionRequest {
     pub ignore_eos: Option<bool>,
     /// More tokens that end the generation.
     pub stop_token_ids: Option<Vec<u32>>,
+    /// Report log-probabilities of the prompt's tokens, with this many alternatives. Not with `stream`.
+    #[schema(minimum = 0, maximum = 20)]
+    pub prompt_logprobs: Option<u8>,
+    /// The smaller, the sooner it is started and the later it is preempted. Default 0.
+    pub priority: Option<i32>,
+    /// Shares cached prefixes only with requests of the same salt.
+    #[schema(min_length = 1)]
+    pub cache_salt: Option<String>,
     /// Accepted and not used.
     pub user: Option<String>,
 }
@@ -104,7 +113,7 @@ pub struct StreamOptions {
     pub include_usage: Option<bool>,
     /// Only `false`.
     pub include_obfuscation: Option<bool>,
-    /// Only `false`.
+    /// Token counts so far in every chunk.
     pub continuous_usage_stats: Option<bool>,
 }
 
@@ -122,7 +131,8 @@ pub struct Completion {
     pub model: String,
     /// `n` per prompt: those of the first prompt, then those of the second.
     pub choices: Vec<CompletionChoice>,
-    /// Token counts. In chunks: only with `include_usage`, null in all but the last.
+    /// Token counts. In chunks: with `include_usage`, null in all but the last; with `continuous_usage_stats`, counts so
+    /// far.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Usage>)]
     pub usage: Option<Option<Usage>>,
@@ -144,17 +154,21 @@ pub struct CompletionChoice {
     /// Why it ends here; null in chunks until the last.
     #[schema(required)]
     pub finish_reason: Option<FinishReason>,
+    /// When asked for: of each token of the prompt; null for the first, before which there is nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Option<BTreeMap<String, PromptLogprob>>>>)]
+    pub prompt_logprobs: Option<Vec<Option<PromptTokenLogprobs>>>,
 }
 
 /// Log-probabilities, one entry per token in each list.
-#[derive(Debug, Default, Serialize, ToSchema)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub struct CompletionLogprobs {
     /// The tokens' texts.
     pub tokens: Vec<String>,
-    /// Natural logarithms of their probabilities.
-    pub token_logprobs: Vec<f32>,
-    /// The likeliest tokens at each place.
-    pub top_logprobs: Vec<BTreeMap<String, f32>>,
-    /// Where each token begins, in bytes of the generated text.
+    /// Natural logarithms of their probabilities; null for the first token of an echoed prompt.
+    pub token_logprobs: Vec<Option<f32>>,
+    /// The likeliest tokens at each place; null for the first token of an echoed prompt.
+    pub top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
+    /// Where each token begins, in characters of the text.
     pub text_offset: Vec<usize>,
 }

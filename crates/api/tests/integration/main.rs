@@ -3,18 +3,23 @@
 //! One binary, because linking is what takes time. Ordering comes from holding and releasing the executor, not from sleeps.
 //! The client of the testkit checks on every answer what every answer must have; tests check the rest.
 
+mod auth;
 mod cancellation;
 mod chat;
 mod common;
 mod completions;
+mod contract;
 mod cors;
 mod errors;
 mod fields;
 mod http;
+mod limits;
 mod messages;
 mod openapi;
 mod operations;
 mod overload;
+mod parameters;
+mod prompt;
 mod raw;
 mod stop;
 mod streaming;

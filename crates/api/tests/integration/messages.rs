@@ -107,3 +107,18 @@ fn two_calls_are_answered_in_any_order() {
         "<|start|>functions.g to=assistant<|channel|>commentary<|message|>second<|end|>",
     );
 }
+
+#[test]
+fn users_are_named_in_their_headers() {
+    let messages = json!([
+        {"role": "user", "name": "ada", "content": "one"},
+        {"role": "user", "content": "two"},
+        {"role": "assistant", "name": "bot", "content": "three"},
+        {"role": "user", "name": "bob", "content": "four"},
+    ]);
+    prompt_contains(
+        messages,
+        "<|start|>user:ada<|message|>one<|end|><|start|>user<|message|>two<|end|>\
+         <|start|>assistant<|channel|>final<|message|>three<|end|><|start|>user:bob<|message|>four<|end|>",
+    );
+}

@@ -14,7 +14,7 @@ use gossamer_kernels::{
     Bf16Matrix, Bf16Slice, ColumnsMut, Isa, PagedQueries, RopeTable, YarnParams, add_assign,
     bf16_matmul, paged_attention, rms_norm, rope, widen_bf16,
 };
-use gossamer_scheduler::{SampleSpec, SampledToken};
+use gossamer_scheduler::{PromptLogprobs, SampleSpec, SampledToken};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -22,8 +22,8 @@ use crate::backend::{AttentionParams, Backend, ExpertWeights};
 use crate::error::{LoadError, StepError};
 use crate::kv_cache::KvShape;
 use crate::model::ModelConfig;
-use crate::sampler;
-use crate::step::Step;
+use crate::sampler::{self, Scratch};
+use crate::step::{Score, Step};
 use crate::threads::Team;
 use crate::weights::Weight;
 
@@ -170,6 +170,31 @@ fn yarn_params(model: &ModelConfig) -> YarnParams {
             yarn.original_context_len
         }),
         truncate: yarn.is_some_and(|yarn| yarn.truncate),
+    }
+}
+
+impl Cpu {
+    /// One result per item, each made by one thread with a scratch of its own.
+    fn for_each_row<T: Copy + Sync, R: Clone + Send>(
+        &mut self,
+        items: &[(usize, T)],
+        of_row: impl Fn(usize, T, &mut Scratch) -> Result<R, StepError> + Sync,
+    ) -> Result<Vec<R>, StepError> {
+        let samplers = &self.samplers;
+        let mut results: Vec<Option<Result<R, StepError>>> = vec![None; items.len()];
+        self.team.for_each(
+            results.iter_mut().zip(items),
+            |thread, (result, (row, item))| {
+                let mut scratch = samplers[thread]
+                    .lock()
+                    .unwrap_or_else(|poisoned| poisoned.into_inner());
+                *result = Some(of_row(*row, *item, &mut scratch));
+            },
+        );
+        results
+            .into_iter()
+            .map(|result| result.expect("for_each visits every item"))
+            .collect()
     }
 }
 
@@ -372,21 +397,21 @@ impl Backend for Cpu {
         logits: &CpuLogits,
         draws: &[(usize, &SampleSpec)],
     ) -> Result<Vec<SampledToken>, StepError> {
-        let (isa, samplers) = (self.isa, &self.samplers);
-        let mut drawn: Vec<Option<Result<SampledToken, StepError>>> = vec![None; draws.len()];
-        self.team.for_each(
-            drawn.iter_mut().zip(draws),
-            |thread, (drawn, (row, spec))| {
-                let mut scratch = samplers[thread]
-                    .lock()
-                    .unwrap_or_else(|poisoned| poisoned.into_inner());
-                *drawn = Some(sampler::sample(isa, logits.row(*row), spec, &mut scratch));
-            },
-        );
-        drawn
-            .into_iter()
-            .map(|drawn| drawn.expect("for_each visits every item"))
-            .collect()
+        let isa = self.isa;
+        self.for_each_row(draws, |row, spec, scratch| {
+            sampler::sample(isa, logits.row(row), spec, scratch)
+        })
+    }
+
+    fn score(
+        &mut self,
+        logits: &CpuLogits,
+        scores: &[(usize, Score)],
+    ) -> Result<Vec<PromptLogprobs>, StepError> {
+        let isa = self.isa;
+        self.for_each_row(scores, |row, score, scratch| {
+            sampler::score(isa, logits.row(row), score, scratch)
+        })
     }
 
     fn to_host(&mut self, logits: &CpuLogits) -> Result<Vec<f32>, StepError> {

@@ -6,11 +6,11 @@
 
 pub mod cpu;
 
-use gossamer_scheduler::{SampleSpec, SampledToken};
+use gossamer_scheduler::{PromptLogprobs, SampleSpec, SampledToken};
 
 use crate::error::{LoadError, StepError};
 use crate::kv_cache::KvShape;
-use crate::step::Step;
+use crate::step::{Score, Step};
 use crate::weights::Weight;
 
 /// The weights of one layer's experts, as published.
@@ -192,6 +192,15 @@ pub trait Backend: Send + 'static {
         logits: &Self::Logits,
         draws: &[(usize, &SampleSpec)],
     ) -> Result<Vec<SampledToken>, StepError>;
+    /// Scores one token per entry by row `scores[i].0` of `logits`.
+    ///
+    /// # Errors
+    /// As [`Backend::copy_blocks`], and those of the sampler.
+    fn score(
+        &mut self,
+        logits: &Self::Logits,
+        scores: &[(usize, Score)],
+    ) -> Result<Vec<PromptLogprobs>, StepError>;
     /// All logits on the host, `[rows, vocab_size]`, row-major.
     ///
     /// # Errors

@@ -15,9 +15,10 @@ mod row;
 use std::cmp::Ordering;
 
 use gossamer_kernels::Isa;
-use gossamer_scheduler::{SampleSpec, SampledToken, SamplingParams, TokenLogprobs};
+use gossamer_scheduler::{PromptLogprobs, SampleSpec, SampledToken, SamplingParams, TokenLogprobs};
 
 use crate::error::StepError;
+use crate::step::Score;
 
 use row::{Edited, pick};
 pub use row::{Row, Runs};
@@ -47,12 +48,7 @@ pub fn sample(
     spec: &SampleSpec,
     scratch: &mut Scratch,
 ) -> Result<SampledToken, StepError> {
-    if let Some(token) = logits.first_not_finite() {
-        return Err(StepError::NonFiniteLogits {
-            seq: spec.seq.0,
-            token,
-        });
-    }
+    check_finite(logits, spec.seq.0)?;
     let params = &spec.params;
     let Scratch {
         changes,
@@ -78,6 +74,30 @@ pub fn sample(
         .logprobs
         .map(|count| Box::new(logprobs(isa, logits, token, usize::from(count), kept)));
     Ok(SampledToken { token, logprobs })
+}
+
+/// How likely the token was by one row of raw logits.
+///
+/// # Errors
+/// Logits that are not finite.
+pub fn score(
+    isa: Isa,
+    logits: Row<'_>,
+    score: Score,
+    scratch: &mut Scratch,
+) -> Result<PromptLogprobs, StepError> {
+    check_finite(logits, score.seq)?;
+    Ok(PromptLogprobs {
+        rank: logits.rank(score.token),
+        logprobs: logprobs(isa, logits, score.token, score.top, &mut scratch.kept),
+    })
+}
+
+fn check_finite(logits: Row<'_>, seq: u64) -> Result<(), StepError> {
+    match logits.first_not_finite() {
+        None => Ok(()),
+        Some(token) => Err(StepError::NonFiniteLogits { seq, token }),
+    }
 }
 
 /// The row with bias, penalties and bans applied.

@@ -4,6 +4,7 @@
 //! of its vocabulary has the same output row for all the rest (see `backend/cpu/head.rs`); for the embedded model that makes
 //! a row forty times shorter. Invariant: results are those of the row written out, sums but for rounding.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use gossamer_kernels::{Isa, argmax, collect_at_least, max, sum_exp, sum_exp_weighted};
@@ -209,6 +210,33 @@ impl<'a> Row<'a> {
             kept.extend(runs.tokens(run));
         }
         kept.drain(..found);
+    }
+
+    /// The token's place when all are ordered by logit, from 1; of equal ones the smaller id comes first.
+    pub fn rank(&self, token: u32) -> u32 {
+        let logit = self.at(token);
+        match self.runs {
+            None => {
+                let before = |(id, other): &(usize, &f32)| match other.total_cmp(&logit) {
+                    Ordering::Greater => true,
+                    Ordering::Equal => *id < token as usize,
+                    Ordering::Less => false,
+                };
+                1 + self.values.iter().enumerate().filter(before).count() as u32
+            }
+            Some(runs) => {
+                let tokens_before = |(run, value): (usize, &f32)| {
+                    let tokens = runs.tokens(run);
+                    match value.total_cmp(&logit) {
+                        Ordering::Greater => tokens.len() as u32,
+                        Ordering::Equal => token.clamp(tokens.start, tokens.end) - tokens.start,
+                        Ordering::Less => 0,
+                    }
+                };
+                let values = self.values.iter().enumerate();
+                1 + values.map(tokens_before).sum::<u32>()
+            }
+        }
     }
 
     /// Weight `exp((logit - largest) * scale)` summed over all tokens.

@@ -386,6 +386,45 @@ fn logprobs_are_those_of_the_raw_distribution() {
 }
 
 #[test]
+fn a_token_is_scored_by_its_logit_and_its_place_in_the_row() {
+    let runs = Runs::new(&[1, 3, 2, 1]);
+    let values = [0.5, -1.0, 2.0, -1.0];
+    let whole = [0.5, -1.0, -1.0, -1.0, 2.0, 2.0, -1.0];
+    let sum: f64 = whole.iter().map(|x| f64::from(*x).exp()).sum();
+    for (token, rank) in [(4, 1), (5, 2), (0, 3), (1, 4), (2, 5), (3, 6), (6, 7)] {
+        for row in [Row::whole(&whole), Row::of_runs(&values, &runs)] {
+            let asked = Score {
+                seq: 3,
+                token,
+                top: 2,
+            };
+            let found = score(Isa::detect(), row, asked, &mut Scratch::default()).unwrap();
+            assert_eq!(found.rank, rank);
+            let expected = f64::from(whole[token as usize]) - sum.ln();
+            assert!((f64::from(found.logprobs.logprob) - expected).abs() < 1e-5);
+            let top: Vec<u32> = found.logprobs.top.iter().map(|(token, _)| *token).collect();
+            assert_eq!(top, [4, 5]);
+        }
+    }
+    let asked = Score {
+        seq: 3,
+        token: 0,
+        top: 0,
+    };
+    let odd = [0.0, f32::NAN];
+    let found = score(
+        Isa::detect(),
+        Row::whole(&odd),
+        asked,
+        &mut Scratch::default(),
+    );
+    assert_eq!(
+        found.unwrap_err(),
+        StepError::NonFiniteLogits { seq: 3, token: 1 }
+    );
+}
+
+#[test]
 fn what_cannot_be_sampled_is_an_error_that_names_the_sequence() {
     let error = |logits: &[f32], spec: &SampleSpec| sampled(Row::whole(logits), spec).unwrap_err();
     for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {

@@ -1,7 +1,7 @@
 //! The same sequence gives bit-identical logits however it is batched, chunked, paged or shared.
 
 use gossamer_engine::EngineExecutor;
-use gossamer_scheduler::{BlockCopy, BlockId, Executor};
+use gossamer_scheduler::{BlockCopy, BlockId, ExecuteError, Executor, PromptScores};
 use gossamer_testkit::random_model::RandomModel;
 
 use crate::driver::{BLOCK_SIZE, Row, generate, plan, prompt, step};
@@ -211,4 +211,72 @@ fn plans_that_contradict_themselves_are_refused() {
     );
     engine.execute(&good).unwrap();
     engine.execute(&Default::default()).unwrap();
+}
+
+#[test]
+fn a_prompt_is_scored_by_the_logits_before_each_token_however_it_is_cut() {
+    let folder = Folder::of(&model(), u64::MAX);
+    let mut engine = folder.load(2, 80);
+    // More rows than logits are held of at a time.
+    let tokens = prompt(7, 100, model().vocab_size);
+    let whole = Row::new(&tokens, 0..8);
+    // Each prefix on its own, elsewhere in the cache.
+    let expected: Vec<Vec<f32>> = (1..tokens.len())
+        .map(|len| {
+            let row = Row::new(&tokens[..len], 8..16);
+            engine.logits(&plan(&[(&row, len)])).unwrap()
+        })
+        .collect();
+    for chunks in [&[100][..], &[1, 70, 28, 1], &[99, 1]] {
+        let mut row = whole.clone();
+        let mut scored = Vec::new();
+        for &len in chunks {
+            let mut plan = plan(&[(&row, len)]);
+            let end = (row.computed + len).min(tokens.len() - 1);
+            plan.slices[0].scores = Some(PromptScores {
+                rows: 0..end - row.computed,
+                targets: tokens[row.computed + 1..=end].to_vec(),
+                top: 3,
+            });
+            let output = engine.execute(&plan).unwrap();
+            row.computed += len;
+            assert_eq!(
+                output.samples.len(),
+                usize::from(row.computed == tokens.len())
+            );
+            scored.extend(output.scores);
+        }
+        assert_eq!(scored.len(), tokens.len() - 1);
+        for (at, (score, logits)) in scored.iter().zip(&expected).enumerate() {
+            let token = tokens[at + 1] as usize;
+            let sum: f64 = logits.iter().map(|x| f64::from(*x).exp()).sum();
+            let logprob = f64::from(logits[token]) - sum.ln();
+            assert!((f64::from(score.logprobs.logprob) - logprob).abs() < 1e-4);
+            let before = logits.iter().filter(|x| **x > logits[token]).count();
+            assert_eq!(score.rank as usize, before + 1, "position {}", at + 1);
+            assert_eq!(score.logprobs.top.len(), 3);
+        }
+    }
+}
+
+#[test]
+fn scores_that_do_not_belong_to_the_rows_are_refused() {
+    let folder = Folder::of(&model(), u64::MAX);
+    let mut engine = folder.load(1, 80);
+    let row = Row::new(&[1, 2, 3], 0..1);
+    for (rows, targets) in [
+        (0..1, vec![2, 3]),
+        (0..3, vec![2, 3, 4]),
+        (3..4, vec![1]),
+        (0..1, vec![model().vocab_size as u32]),
+    ] {
+        let mut plan = plan(&[(&row, 3)]);
+        plan.slices[0].scores = Some(PromptScores {
+            rows,
+            targets,
+            top: 0,
+        });
+        let error = engine.execute(&plan).unwrap_err();
+        assert!(matches!(&error, ExecuteError::Step(text) if text.starts_with("invalid plan")));
+    }
 }

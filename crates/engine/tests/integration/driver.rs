@@ -58,6 +58,7 @@ pub fn plan(rows: &[(&Row, usize)]) -> BatchPlan {
             context_len,
             block_tables: vec![row.blocks.clone()],
             samples,
+            scores: None,
         });
         plan.tokens
             .extend_from_slice(&row.tokens[row.computed..context_len]);

@@ -11,10 +11,12 @@ mod value;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gossamer_api::auth::{AuthConfig, Clock, JwtAlgorithm, JwtConfig, Limits, Scopes};
+
 pub use error::ConfigError;
 pub use keys::{KEYS, Key};
 pub use raw::{Origin, RawConfig, Setting};
-pub use value::{Value, format_size};
+pub use value::{Kind, Value, format_size};
 
 /// The name of the model that is part of the binary.
 pub const EMBEDDED_MODEL: &str = "tiny";
@@ -72,6 +74,7 @@ pub struct Config {
     pub engine: Engine,
     pub scheduler: Scheduler,
     pub api: Api,
+    pub auth: Auth,
     pub log: Log,
 }
 
@@ -141,6 +144,21 @@ pub struct Api {
     pub date: Option<String>,
 }
 
+/// `[auth]` and `[limits]`
+#[derive(Clone, Debug)]
+pub struct Auth {
+    pub config: AuthConfig,
+    /// Nobody has to be asked for a credential, wherever the server listens.
+    pub insecure: bool,
+}
+
+impl Auth {
+    /// Whether anybody is asked for a credential.
+    pub fn is_on(&self) -> bool {
+        self.config.key_file.is_some() || self.config.jwt.is_some()
+    }
+}
+
 /// `[log]`
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -194,6 +212,7 @@ impl Config {
                 retry_after: get.duration("api.retry_after_ms"),
                 date: Some(get.text("api.date")).filter(|date| date != "auto"),
             },
+            auth: auth(&get)?,
             log: Log {
                 json: get.text("log.format") == "json",
                 level: get
@@ -270,6 +289,82 @@ fn is_origin(text: &str) -> bool {
     !scheme.is_empty() && !host.is_empty() && text.replace("://", "").chars().all(ordinary)
 }
 
+fn auth(get: &Get<'_>) -> Result<Auth, ConfigError> {
+    let file = |path| get.given(path).map(PathBuf::from);
+    let refuse = |key: &str, expected: String| {
+        let Setting { value, origin } = get.0.get(key);
+        Err(ConfigError::Value {
+            origin: origin.clone(),
+            key: key.to_owned(),
+            given: value.to_toml(),
+            expected,
+        })
+    };
+    let names = get.list("auth.jwt_algorithms");
+    let algorithms: Option<Vec<JwtAlgorithm>> =
+        names.iter().map(|name| JwtAlgorithm::parse(name)).collect();
+    let Some(algorithms) = algorithms.filter(|algorithms| !algorithms.is_empty()) else {
+        let known: Vec<&str> = JwtAlgorithm::names().collect();
+        return refuse(
+            "auth.jwt_algorithms",
+            format!("a list of some of {}", known.join(", ")),
+        );
+    };
+    let scopes = get.list("auth.anonymous_scopes");
+    let Ok(anonymous_scopes) = Scopes::parse(scopes.iter().map(String::as_str)) else {
+        return refuse(
+            "auth.anonymous_scopes",
+            format!("a list of some of {}", Scopes::ALL),
+        );
+    };
+    let jwt = JwtConfig {
+        secret_file: file("auth.jwt_secret_file"),
+        public_key_file: file("auth.jwt_public_key_file"),
+        jwks_file: file("auth.jwt_jwks_file"),
+        algorithms,
+        audience: get.list("auth.jwt_audience"),
+        issuer: get.list("auth.jwt_issuer"),
+        leeway_seconds: get.number("auth.jwt_leeway_seconds") as u64,
+    };
+    let has_jwt = [&jwt.secret_file, &jwt.public_key_file, &jwt.jwks_file]
+        .into_iter()
+        .any(Option::is_some);
+    let limit = |key| get.optional(key).map(|limit| limit as u64);
+    let auth = Auth {
+        config: AuthConfig {
+            key_file: file("auth.key_file"),
+            jwt: has_jwt.then_some(jwt),
+            anonymous_scopes,
+            limits: Limits {
+                requests_per_minute: limit("limits.requests_per_minute"),
+                tokens_per_minute: limit("limits.tokens_per_minute"),
+                concurrent_requests: limit("limits.concurrent_requests"),
+            },
+            clock: Clock::monotonic(),
+        },
+        insecure: get.truth("auth.insecure"),
+    };
+    // Settings that would have no effect: whoever gave them believes in something that is not so.
+    for (key, has_effect) in [
+        ("auth.anonymous_scopes", auth.is_on()),
+        ("auth.jwt_audience", has_jwt),
+        ("auth.jwt_issuer", has_jwt),
+    ] {
+        if !has_effect && !get.list(key).is_empty() {
+            let origin = &get.0.get(key).origin;
+            let needed = if key == "auth.anonymous_scopes" {
+                "auth.key_file or one of the auth.jwt files"
+            } else {
+                "one of the auth.jwt files"
+            };
+            return Err(ConfigError::Conflict(format!(
+                "{origin}: {key} has no meaning without {needed}"
+            )));
+        }
+    }
+    Ok(auth)
+}
+
 /// Whether a text has the form of a date: the model reads it, nothing computes with it.
 fn is_date(text: &str) -> bool {
     let shape = |c: char| if c.is_ascii_digit() { '0' } else { c };
@@ -290,6 +385,21 @@ impl Get<'_> {
         self.0.get(path).value.to_string()
     }
 
+    /// A text that is not the kind's special word.
+    fn given(&self, path: &str) -> Option<String> {
+        match &self.0.get(path).value {
+            Value::Text(text) => Some(text.clone()),
+            _ => None,
+        }
+    }
+
+    fn list(&self, path: &str) -> Vec<String> {
+        match &self.0.get(path).value {
+            Value::List(items) => items.clone(),
+            _ => Vec::new(),
+        }
+    }
+
     fn truth(&self, path: &str) -> bool {
         self.0.get(path).value == Value::Bool(true)
     }
@@ -304,13 +414,6 @@ impl Get<'_> {
     fn number(&self, path: &str) -> usize {
         self.optional(path)
             .expect("a test resolves the defaults, and kinds without a word are always numbers")
-    }
-
-    fn list(&self, path: &str) -> Vec<String> {
-        match &self.0.get(path).value {
-            Value::List(items) => items.clone(),
-            _ => Vec::new(),
-        }
     }
 
     fn duration(&self, path: &str) -> Duration {

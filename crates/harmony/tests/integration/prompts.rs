@@ -19,7 +19,10 @@ fn prompt_of(text: &str) -> Vec<u32> {
             ),
         }],
         turns: vec![
-            Turn::User(text.to_owned()),
+            Turn::User {
+                name: None,
+                text: text.to_owned(),
+            },
             Turn::Developer(text.to_owned()),
             Turn::ToolResult {
                 name: text.to_owned(),
@@ -44,7 +47,10 @@ fn a_prompt_reads_as_the_format_says() {
     let prompt = render(&Conversation {
         date: Some("2026-11-22".to_owned()),
         instructions: Some("Be brief.".to_owned()),
-        turns: vec![Turn::User("What is 2 + 2?".to_owned())],
+        turns: vec![Turn::User {
+            name: None,
+            text: "What is 2 + 2?".to_owned(),
+        }],
         ..Conversation::default()
     });
     let text = String::from_utf8(Tokenizer::get().decode(&prompt)).unwrap();

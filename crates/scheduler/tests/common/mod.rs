@@ -52,19 +52,35 @@ pub fn next_token(tokens: &[TokenId], seed: u64, choice: u32, stop_banned: bool)
 /// What choice `choice` of the request generates when nothing else runs.
 pub fn alone(request: &NewRequest, choice: u32) -> (Vec<TokenId>, FinishReason) {
     let mut tokens = request.prompt.clone();
+    let prompt_len = tokens.len();
+    // Tokens that a handover has put in and that are not in the output yet.
+    let mut put_in = Vec::new().into_iter();
+    let (mut inside, mut counted) = (false, 0);
     loop {
-        let output_len = tokens.len() - request.prompt.len();
+        let output_len = tokens.len() - prompt_len;
         let banned = output_len < request.stop.min_tokens;
-        let token = next_token(&tokens, request.sampling.seed, choice, banned);
+        let forced = put_in.next();
+        let drawn = || next_token(&tokens, request.sampling.seed, choice, banned);
+        let token = forced.unwrap_or_else(drawn);
         tokens.push(token);
-        let reason = if token == STOP {
-            FinishReason::Stop
-        } else if output_len + 1 == request.stop.max_tokens {
-            FinishReason::Length
-        } else {
+        if token == STOP && !banned {
+            return (tokens.split_off(prompt_len), FinishReason::Stop);
+        }
+        if output_len + 1 == request.stop.max_tokens {
+            return (tokens.split_off(prompt_len), FinishReason::Length);
+        }
+        let Some(rule) = request.handover.as_ref().filter(|_| forced.is_none()) else {
             continue;
         };
-        return (tokens.split_off(request.prompt.len()), reason);
+        (inside, counted) = match (inside, rule.closes.contains(&token)) {
+            (false, _) => (tokens[prompt_len..].ends_with(&rule.opens), counted),
+            (true, true) => (false, counted),
+            (true, false) => (true, counted + 1),
+        };
+        if inside && counted >= rule.max_tokens {
+            inside = false;
+            put_in = rule.tokens.clone().into_iter();
+        }
     }
 }
 
@@ -204,6 +220,28 @@ impl Executor for ContentExecutor {
                 });
             }
         }
-        Ok(StepOutput { samples })
+        let scores = plan.slices.iter().flat_map(score).collect();
+        Ok(StepOutput { samples, scores })
     }
+}
+
+/// Scores that say which token they are for: its position as the rank, its id as the log-probability.
+fn score(slice: &SeqSlice) -> Vec<PromptLogprobs> {
+    let Some(scores) = &slice.scores else {
+        return Vec::new();
+    };
+    assert!(!scores.targets.is_empty());
+    assert!(scores.rows.end <= slice.query_len);
+    assert_eq!(scores.rows.len(), scores.targets.len());
+    let first = slice.context_len - slice.query_len + scores.rows.start;
+    (first + 1..)
+        .zip(&scores.targets)
+        .map(|(position, &target)| PromptLogprobs {
+            rank: position as u32,
+            logprobs: TokenLogprobs {
+                logprob: -(target as f32),
+                top: vec![(target, 0.0); scores.top.into()],
+            },
+        })
+        .collect()
 }

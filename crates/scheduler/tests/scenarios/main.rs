@@ -3,8 +3,10 @@
 //! A script is commands, each followed by what it prints, marked `>`. Commands:
 //!
 //! ```text
-//! submit NAME PROMPT_LEN MAX_TOKENS [n=N] [like=NAME] [salt=N]   prompts differ by name; `like` borrows another's tokens
-//! step                   one line per slice: `a.0 2..4` computes positions 2 and 3 of a's choice 0; `+a.1` adds a draw;
+//! submit NAME PROMPT_LEN MAX_TOKENS [n=N] [like=NAME] [salt=N] [priority=N] [scores=N]
+//!                        prompts differ by name; `like` borrows another's tokens
+//! step                   one line per slice: `a.0 2..4` computes positions 2 and 3 of a's choice 0; `+a.1` adds a draw,
+//!                        `?3..5` scores the prompt's tokens 3 and 4;
 //!                        `copy`: a block is copied first; `preempt`: a sequence lost its blocks; then the ends
 //! run                    steps until idle; prints the ends only
 //! cancel NAME | finish NAME CHOICE | fail
@@ -396,6 +398,82 @@ fn least_recently_used_prefixes_are_evicted_first_and_from_their_end() {
         run
         > f.0 Length
         > f finished: prompt 5 cached 2 output 1 preemptions 0
+        ",
+    );
+}
+
+#[test]
+fn a_better_priority_goes_first_and_the_same_goes_by_arrival() {
+    check(
+        "blocks=16 size=2 budget=16 seqs=1",
+        "
+        submit a 2 2 priority=2
+        step
+        > a.0 0..2 +a.0
+        submit b 2 1 priority=1
+        submit c 2 1
+        submit d 2 1 priority=1
+        run
+        > a.0 Length
+        > a finished: prompt 2 cached 0 output 2 preemptions 0
+        > c.0 Length
+        > c finished: prompt 2 cached 0 output 1 preemptions 0
+        > b.0 Length
+        > b finished: prompt 2 cached 0 output 1 preemptions 0
+        > d.0 Length
+        > d finished: prompt 2 cached 0 output 1 preemptions 0
+        ",
+    );
+}
+
+#[test]
+fn the_worst_priority_is_preempted_even_if_it_came_first() {
+    check(
+        "blocks=4 size=2 budget=16 seqs=4",
+        "
+        submit a 3 5 priority=1
+        step
+        > a.0 0..3 +a.0
+        submit b 1 5
+        step
+        > a.0 3..4 +a.0
+        > b.0 0..1 +b.0
+        step
+        > b.0 1..2 +b.0
+        > a.0 4..5 +a.0
+        step
+        > preempt
+        > b.0 2..3 +b.0
+        run
+        > b.0 Length
+        > b finished: prompt 1 cached 0 output 5 preemptions 0
+        > a.0 Length
+        > a finished: prompt 3 cached 0 output 5 preemptions 1
+        ",
+    );
+}
+
+#[test]
+fn a_prompt_to_be_scored_is_computed_even_where_it_is_cached() {
+    check(
+        "blocks=16 size=2 budget=4 seqs=4 caching=1",
+        "
+        submit a 6 1
+        run
+        > a.0 Length
+        > a finished: prompt 6 cached 0 output 1 preemptions 0
+        submit b 6 1 like=a scores=2
+        step
+        > b.0 0..4 ?1..5
+        step
+        > b.0 4..6 +b.0 ?5..6
+        > b.0 Length
+        > b finished: prompt 6 cached 0 output 1 preemptions 0
+        submit c 1 1 scores=2
+        step
+        > c.0 0..1 +c.0
+        > c.0 Length
+        > c finished: prompt 1 cached 0 output 1 preemptions 0
         ",
     );
 }

@@ -129,6 +129,9 @@ impl Script {
                 min_tokens: 0,
             },
             cache_salt: options.get("salt").copied().unwrap_or(0) as u64,
+            priority: options.get("priority").copied().unwrap_or(0) as i32,
+            handover: None,
+            prompt_logprobs: options.get("scores").map(|&top| top as u8),
         };
         let id = RequestId(self.requests.len() as u64);
         match self.scheduler.submit(id, request) {
@@ -178,6 +181,11 @@ impl Script {
             for spec in &slice.samples {
                 write!(text, " +{}", self.name(spec.seq)).unwrap();
             }
+            if let Some(scores) = &slice.scores {
+                let rows = &scores.rows;
+                let after = range.start + 1;
+                write!(text, " ?{:?}", rows.start + after..rows.end + after).unwrap();
+            }
             text += "\n";
         }
         match run(&mut self.executor, &plan) {
@@ -193,7 +201,7 @@ impl Script {
         for (id, event) in self.scheduler.take_events() {
             let name = &self.requests[id.0 as usize].0;
             match event {
-                TokenEvent::Token { .. } => {}
+                TokenEvent::Token { .. } | TokenEvent::Prompt(_) => {}
                 TokenEvent::SequenceFinished { index, reason } => {
                     writeln!(text, "{name}.{index} {reason:?}").unwrap();
                 }

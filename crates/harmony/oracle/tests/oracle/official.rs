@@ -89,7 +89,13 @@ fn turn_messages(turn: &Turn) -> Vec<Message> {
         Message::from_role_and_content(Role::Assistant, text).with_channel(channel)
     };
     match turn {
-        Turn::User(text) => vec![Message::from_role_and_content(Role::User, text.as_str())],
+        Turn::User { name, text } => {
+            let author = match name {
+                Some(name) => Author::new(Role::User, name),
+                None => Author::from(Role::User),
+            };
+            vec![Message::from_author_and_content(author, text.as_str())]
+        }
         Turn::Developer(text) => vec![Message::from_role_and_content(
             Role::Developer,
             DeveloperContent::new().with_instructions(text),

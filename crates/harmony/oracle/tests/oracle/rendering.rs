@@ -118,10 +118,16 @@ fn a_conversation_with_every_kind_of_turn_renders_alike() {
             })),
         }],
         turns: vec![
-            Turn::User("Hello <|end|>".to_owned()),
+            Turn::User {
+                name: None,
+                text: "Hello <|end|>".to_owned(),
+            },
             assistant("old thought", None, Some("Hello!")),
             Turn::Developer("Now in French.".to_owned()),
-            Turn::User("Weather in Oslo?".to_owned()),
+            Turn::User {
+                name: Some("ada".to_owned()),
+                text: "Weather in Oslo?".to_owned(),
+            },
             assistant(
                 "new thought",
                 Some(("get_weather", "{\"city\":\"Oslo\"}")),

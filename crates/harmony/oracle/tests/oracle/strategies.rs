@@ -145,7 +145,7 @@ fn tool() -> impl Strategy<Value = Tool> {
 fn turn() -> impl Strategy<Value = Turn> {
     let call = (name(), text()).prop_map(|(name, arguments)| ToolCall { name, arguments });
     prop_oneof![
-        3 => text().prop_map(Turn::User),
+        3 => (option::weighted(0.2, name()), text()).prop_map(|(name, text)| Turn::User { name, text }),
         1 => text().prop_map(Turn::Developer),
         4 => (option::of(text()), option::weighted(0.2, text()), option::of(text()), vec(call, 0..3))
             .prop_map(|(reasoning, preamble, content, tool_calls)| Turn::Assistant {

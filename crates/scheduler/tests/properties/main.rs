@@ -3,164 +3,26 @@
 //! Held against: `invariants::check`; an executor that models KV contents; what each sequence generates alone;
 //! exactly one terminal event per request; an end in a bounded number of steps.
 
+#[path = "../common/mod.rs"]
 mod common;
+mod strategies;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::sync::Arc;
 
-use common::{ContentExecutor, STOP, alone};
+use common::{ContentExecutor, alone};
 use gossamer_scheduler::*;
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, TestRunner};
-
-#[derive(Clone, Debug)]
-enum Op {
-    Submit(NewRequest),
-    /// The argument picks one of the requests submitted so far.
-    Cancel(usize),
-    FinishSequence(usize, u32),
-    QueueTimeout(usize),
-    /// A step; the operations come between plan and commit.
-    Step(Vec<Op>),
-    FailStep(Vec<Op>),
-    /// The executor answers with one sample too many.
-    WrongOutput,
-}
-
-#[derive(Clone, Debug)]
-struct Setup {
-    config: SchedulerConfig,
-    capacity: Capacity,
-}
-
-fn setup() -> impl Strategy<Value = Setup> {
-    let pools = prop_oneof![
-        4 => (2_usize..=8).prop_map(|a| vec![a]),
-        1 => (2_usize..=8, 2_usize..=8).prop_map(|(a, b)| vec![a, b]),
-    ];
-    let max_model_len = prop_oneof![3 => Just(1000_usize), 1 => 3_usize..12];
-    (
-        pools,
-        1_usize..=4,
-        max_model_len,
-        1_usize..=9,
-        1_usize..=4,
-        1_usize..=6,
-        any::<bool>(),
-    )
-        .prop_map(
-            |(pools, block_size, max_model_len, budget, seqs, waiting, caching)| Setup {
-                config: SchedulerConfig {
-                    max_num_batched_tokens: budget,
-                    max_num_seqs: seqs,
-                    max_waiting: waiting,
-                    enable_prefix_caching: caching,
-                    queue_timeout: None,
-                },
-                capacity: Capacity {
-                    block_size,
-                    max_model_len,
-                    groups: (pools.into_iter())
-                        .map(|num_blocks| GroupCapacity {
-                            num_blocks,
-                            block_bytes: 1,
-                        })
-                        .collect(),
-                },
-            },
-        )
-}
-
-/// The longest sequence that the setup allows.
-fn limit(setup: &Setup) -> usize {
-    let capacity = &setup.capacity;
-    let blocks = capacity.groups.iter().map(|g| g.num_blocks).min().unwrap();
-    capacity.max_model_len.min(blocks * capacity.block_size)
-}
-
-/// Mostly requests that fit, often exactly; now and then one that is refused.
-fn request(limit: usize) -> impl Strategy<Value = NewRequest> {
-    // Few different prompts, so that prefixes are shared.
-    let tokens = prop_oneof![
-        3 => Just(vec![0; limit + 2]),
-        1 => prop::collection::vec(0_u32..2, limit + 2),
-    ];
-    let prompt_len = prop_oneof![20 => 1..limit, 1 => Just(0), 1 => limit..=limit + 2];
-    let n = prop_oneof![12 => Just(1_u32), 6 => 2_u32..=3, 1 => Just(0)];
-    let max_tokens = prop_oneof![20 => 1..=limit, 1 => Just(0), 1 => Just(limit + 1)];
-    let min_tokens = prop_oneof![4 => Just(0), 2 => 1_usize..=4, 1 => Just(limit)];
-    let clamp = prop::bool::weighted(0.9);
-    let rest = (
-        0_u64..3,
-        prop_oneof![4 => Just(0_u64), 1 => Just(1)],
-        any::<bool>(),
-    );
-    (tokens, prompt_len, n, max_tokens, min_tokens, clamp, rest).prop_map(
-        move |(mut prompt, prompt_len, n, max_tokens, min_tokens, clamp, rest)| {
-            prompt.truncate(prompt_len);
-            let (seed, cache_salt, penalties) = rest;
-            let room = limit.saturating_sub(prompt_len).max(1);
-            let max_tokens = if clamp {
-                max_tokens.min(room)
-            } else {
-                max_tokens
-            };
-            NewRequest {
-                prompt,
-                n,
-                sampling: Arc::new(SamplingParams {
-                    seed,
-                    presence_penalty: if penalties { 1.0 } else { 0.0 },
-                    ..SamplingParams::greedy()
-                }),
-                stop: StopConditions {
-                    stop_token_ids: Arc::new([STOP]),
-                    max_tokens,
-                    min_tokens: if clamp {
-                        min_tokens.min(max_tokens)
-                    } else {
-                        min_tokens
-                    },
-                },
-                cache_salt,
-            }
-        },
-    )
-}
-
-fn interruption(limit: usize) -> impl Strategy<Value = Op> {
-    prop_oneof![
-        3 => request(limit).prop_map(Op::Submit),
-        2 => any::<usize>().prop_map(Op::Cancel),
-        3 => (any::<usize>(), 0_u32..4).prop_map(|(which, index)| Op::FinishSequence(which, index)),
-        1 => any::<usize>().prop_map(Op::QueueTimeout),
-    ]
-}
-
-fn op(limit: usize) -> impl Strategy<Value = Op> {
-    let interruptions = move || prop::collection::vec(interruption(limit), 0..3);
-    prop_oneof![
-        24 => request(limit).prop_map(Op::Submit),
-        4 => interruption(limit),
-        48 => prop_oneof![6 => Just(Vec::new()), 1 => interruptions()].prop_map(Op::Step),
-        1 => interruptions().prop_map(Op::FailStep),
-        1 => Just(Op::WrongOutput),
-    ]
-}
-
-fn script() -> impl Strategy<Value = (Setup, Vec<Op>)> {
-    setup().prop_flat_map(|setup| {
-        let ops = prop::collection::vec(op(limit(&setup)), 1..80);
-        (Just(setup), ops)
-    })
-}
+use strategies::{Op, Setup, limit, script};
 
 /// What the test knows about one accepted request.
 struct Expected {
     request: NewRequest,
     outputs: Vec<Vec<TokenId>>,
+    /// Scores of the prompt's tokens, as they came.
+    scored: Vec<PromptLogprobs>,
     finished: BTreeMap<u32, FinishReason>,
     terminal: Option<TokenEvent>,
     cancelled: bool,
@@ -266,6 +128,7 @@ impl Driver {
                 assert!(!invalid && !queue_full && prompt_len + max_tokens <= limit);
                 let expected = Expected {
                     outputs: vec![Vec::new(); request.n as usize],
+                    scored: Vec::new(),
                     request,
                     finished: BTreeMap::new(),
                     terminal: None,
@@ -300,6 +163,7 @@ impl Driver {
             return;
         };
         self.num_steps += 1;
+        self.check_order();
         if let Some(log) = &mut self.log {
             writeln!(log, "{plan:?}").unwrap();
         }
@@ -329,7 +193,11 @@ impl Driver {
             }
             Some(output) => {
                 let drawn = output.samples.len();
-                let mismatch = SampleCountMismatch { planned, drawn };
+                let mismatch = OutputMismatch {
+                    what: "tokens",
+                    planned,
+                    given: drawn,
+                };
                 assert_eq!(self.scheduler.commit(output), Err(mismatch));
                 true
             }
@@ -354,6 +222,23 @@ impl Driver {
         for id in planned {
             let expected = &self.requests[&id];
             assert!(expected.terminal.is_some() || expected.cancelled);
+        }
+    }
+
+    /// Whoever has just started comes before all who still wait to start.
+    fn check_order(&mut self) {
+        let rank = |id: RequestId| (self.requests[&id].request.priority, id);
+        for started in self.scheduler.take_started() {
+            for &waiting in self.requests.keys() {
+                assert!(
+                    !self.scheduler.is_unstarted(waiting) || rank(started.request) < rank(waiting),
+                    "{:?} has started before {waiting:?}",
+                    started.request
+                );
+                let arrived_later = waiting < started.request;
+                let overtakes = arrived_later && self.scheduler.is_unstarted(waiting);
+                self.coverage.overtakes += usize::from(overtakes);
+            }
         }
     }
 
@@ -391,11 +276,16 @@ impl Driver {
             match event {
                 TokenEvent::Token { index, token, .. } => {
                     assert!(!expected.finished.contains_key(&index));
+                    assert_eq!(expected.scored, all_scores(&expected.request));
                     expected.outputs[index as usize].push(token);
                 }
                 TokenEvent::SequenceFinished { index, reason } => {
                     let again = expected.finished.insert(index, reason);
                     assert_eq!(again, None, "sequence {index} finished twice");
+                }
+                TokenEvent::Prompt(scored) => {
+                    assert!(!scored.is_empty());
+                    expected.scored.extend(scored);
                 }
                 terminal => expected.terminal = Some(terminal),
             }
@@ -428,11 +318,24 @@ impl Driver {
             let by_caller = expected.finished.values();
             reached.ended_by_caller += by_caller.filter(|&&r| r == FinishReason::Caller).count();
             match &expected.terminal {
-                Some(TokenEvent::Finished(summary)) => reached.cached_tokens += summary.cached_len,
+                Some(TokenEvent::Finished(summary)) => {
+                    reached.cached_tokens += summary.cached_len;
+                    let preempted = summary.preemptions > 0 && !expected.scored.is_empty();
+                    reached.rescored += usize::from(preempted);
+                    let free = NewRequest {
+                        handover: None,
+                        ..expected.request.clone()
+                    };
+                    let changed = (0..).zip(&expected.outputs);
+                    reached.handovers += changed
+                        .filter(|(i, output)| !alone(&free, *i).0.starts_with(output))
+                        .count();
+                }
                 Some(TokenEvent::Failed(_)) => reached.failed_requests += 1,
                 _ => {}
             }
         }
+        reached.overtakes += self.coverage.overtakes;
         reached.preemptions += self.scheduler.num_preemptions();
         reached.copies += self.coverage.copies;
         reached.chunks += self.coverage.chunks;
@@ -472,6 +375,23 @@ impl Driver {
     }
 }
 
+/// What a request is told about its prompt.
+fn all_scores(request: &NewRequest) -> Vec<PromptLogprobs> {
+    let Some(top) = request.prompt_logprobs else {
+        return Vec::new();
+    };
+    let positions = request.prompt.iter().zip(0..).skip(1);
+    positions
+        .map(|(&token, rank)| PromptLogprobs {
+            rank,
+            logprobs: TokenLogprobs {
+                logprob: -(token as f32),
+                top: vec![(token, 0.0); top.into()],
+            },
+        })
+        .collect()
+}
+
 /// How often the cases reached what they are for.
 #[derive(Debug, Default)]
 struct Coverage {
@@ -484,6 +404,9 @@ struct Coverage {
     failed_requests: usize,
     ended_by_caller: usize,
     cancelled_with_output: usize,
+    overtakes: usize,
+    handovers: usize,
+    rescored: usize,
 }
 
 #[test]
@@ -517,11 +440,15 @@ fn any_interleaving_gives_every_request_its_own_answer_and_one_end() {
         failed_requests,
         ended_by_caller,
         cancelled_with_output,
+        overtakes,
+        handovers,
+        rescored,
     } = reached.into_inner();
     println!(
         "{preemptions} preemptions, {copies} copies, {chunks} chunks, {mixed_steps} mixed steps, {forks} forks, \
          {cached_tokens} tokens from the cache, {failed_requests} failed requests, {ended_by_caller} ended by the caller, \
-         {cancelled_with_output} cancelled with output"
+         {cancelled_with_output} cancelled with output, {overtakes} overtakes, {handovers} handovers, \
+         {rescored} preempted with scores"
     );
     // Seen: hundreds to thousands of each. Cases that no longer get there test nothing.
     let least = [
@@ -534,6 +461,9 @@ fn any_interleaving_gives_every_request_its_own_answer_and_one_end() {
         failed_requests,
         ended_by_caller,
         cancelled_with_output,
+        overtakes,
+        handovers,
+        rescored,
     ];
     assert!(least.iter().all(|&count| count >= 30), "{least:?}");
 }

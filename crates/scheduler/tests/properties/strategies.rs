@@ -1,0 +1,168 @@
+//! Random setups, requests and operations: small pools and few tokens, so that everything collides.
+
+use std::sync::Arc;
+
+use gossamer_scheduler::*;
+use proptest::prelude::*;
+
+use crate::common::STOP;
+
+#[derive(Clone, Debug)]
+pub enum Op {
+    Submit(NewRequest),
+    /// The argument picks one of the requests submitted so far.
+    Cancel(usize),
+    FinishSequence(usize, u32),
+    QueueTimeout(usize),
+    /// A step; the operations come between plan and commit.
+    Step(Vec<Op>),
+    FailStep(Vec<Op>),
+    /// The executor answers with one sample too many.
+    WrongOutput,
+}
+
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub config: SchedulerConfig,
+    pub capacity: Capacity,
+}
+
+fn setup() -> impl Strategy<Value = Setup> {
+    let pools = prop_oneof![
+        4 => (2_usize..=8).prop_map(|a| vec![a]),
+        1 => (2_usize..=8, 2_usize..=8).prop_map(|(a, b)| vec![a, b]),
+    ];
+    let max_model_len = prop_oneof![3 => Just(1000_usize), 1 => 3_usize..12];
+    (
+        pools,
+        1_usize..=4,
+        max_model_len,
+        1_usize..=9,
+        1_usize..=4,
+        1_usize..=6,
+        any::<bool>(),
+    )
+        .prop_map(
+            |(pools, block_size, max_model_len, budget, seqs, waiting, caching)| Setup {
+                config: SchedulerConfig {
+                    max_num_batched_tokens: budget,
+                    max_num_seqs: seqs,
+                    max_waiting: waiting,
+                    enable_prefix_caching: caching,
+                    queue_timeout: None,
+                },
+                capacity: Capacity {
+                    block_size,
+                    max_model_len,
+                    groups: (pools.into_iter())
+                        .map(|num_blocks| GroupCapacity {
+                            num_blocks,
+                            block_bytes: 1,
+                        })
+                        .collect(),
+                },
+            },
+        )
+}
+
+/// The longest sequence that the setup allows.
+pub fn limit(setup: &Setup) -> usize {
+    let capacity = &setup.capacity;
+    let blocks = capacity.groups.iter().map(|g| g.num_blocks).min().unwrap();
+    capacity.max_model_len.min(blocks * capacity.block_size)
+}
+
+/// Mostly requests that fit, often exactly; now and then one that is refused.
+fn request(limit: usize) -> impl Strategy<Value = NewRequest> {
+    // Few different prompts, so that prefixes are shared.
+    let tokens = prop_oneof![
+        3 => Just(vec![0; limit + 2]),
+        1 => prop::collection::vec(0_u32..2, limit + 2),
+    ];
+    let prompt_len = prop_oneof![20 => 1..limit, 1 => Just(0), 1 => limit..=limit + 2];
+    let n = prop_oneof![12 => Just(1_u32), 6 => 2_u32..=3, 1 => Just(0)];
+    let max_tokens = prop_oneof![20 => 1..=limit, 1 => Just(0), 1 => Just(limit + 1)];
+    let min_tokens = prop_oneof![4 => Just(0), 2 => 1_usize..=4, 1 => Just(limit)];
+    let clamp = prop::bool::weighted(0.9);
+    let rest = (
+        0_u64..3,
+        prop_oneof![4 => Just(0_u64), 1 => Just(1)],
+        any::<bool>(),
+        prop_oneof![3 => Just(0), 1 => -1..=1],
+        prop_oneof![1 => Just(None), 1 => handover().prop_map(Some)],
+        prop_oneof![1 => Just(None), 1 => (0_u8..=2).prop_map(Some)],
+    );
+    (tokens, prompt_len, n, max_tokens, min_tokens, clamp, rest).prop_map(
+        move |(mut prompt, prompt_len, n, max_tokens, min_tokens, clamp, rest)| {
+            prompt.truncate(prompt_len);
+            let (seed, cache_salt, penalties, priority, handover, prompt_logprobs) = rest;
+            let room = limit.saturating_sub(prompt_len).max(1);
+            let max_tokens = if clamp {
+                max_tokens.min(room)
+            } else {
+                max_tokens
+            };
+            NewRequest {
+                prompt,
+                n,
+                sampling: Arc::new(SamplingParams {
+                    seed,
+                    presence_penalty: if penalties { 1.0 } else { 0.0 },
+                    ..SamplingParams::greedy()
+                }),
+                stop: StopConditions {
+                    stop_token_ids: Arc::new([STOP]),
+                    max_tokens,
+                    min_tokens: if clamp {
+                        min_tokens.min(max_tokens)
+                    } else {
+                        min_tokens
+                    },
+                },
+                cache_salt,
+                priority,
+                handover: handover.map(Arc::new),
+                prompt_logprobs,
+            }
+        },
+    )
+}
+
+fn handover() -> impl Strategy<Value = Handover> {
+    let tokens = |len| prop::collection::vec(0..=STOP, len);
+    (tokens(1..=2), tokens(0..=1), 0_usize..=3, tokens(0..=4)).prop_map(
+        |(opens, closes, max_tokens, tokens)| Handover {
+            opens,
+            closes,
+            max_tokens,
+            tokens,
+        },
+    )
+}
+
+fn interruption(limit: usize) -> impl Strategy<Value = Op> {
+    prop_oneof![
+        3 => request(limit).prop_map(Op::Submit),
+        2 => any::<usize>().prop_map(Op::Cancel),
+        3 => (any::<usize>(), 0_u32..4).prop_map(|(which, index)| Op::FinishSequence(which, index)),
+        1 => any::<usize>().prop_map(Op::QueueTimeout),
+    ]
+}
+
+fn op(limit: usize) -> impl Strategy<Value = Op> {
+    let interruptions = move || prop::collection::vec(interruption(limit), 0..3);
+    prop_oneof![
+        24 => request(limit).prop_map(Op::Submit),
+        4 => interruption(limit),
+        48 => prop_oneof![6 => Just(Vec::new()), 1 => interruptions()].prop_map(Op::Step),
+        1 => interruptions().prop_map(Op::FailStep),
+        1 => Just(Op::WrongOutput),
+    ]
+}
+
+pub fn script() -> impl Strategy<Value = (Setup, Vec<Op>)> {
+    setup().prop_flat_map(|setup| {
+        let ops = prop::collection::vec(op(limit(&setup)), 1..80);
+        (Just(setup), ops)
+    })
+}
