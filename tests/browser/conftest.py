@@ -16,7 +16,7 @@ from selenium.webdriver.chrome.service import Service
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "e2e"))
 
-from harness import Server  # noqa: E402
+from harness import Server, gossamer  # noqa: E402
 
 
 def installed(variable, *names):
@@ -28,8 +28,14 @@ def installed(variable, *names):
 
 
 @pytest.fixture(scope="session")
-def server():
-    with Server("--date", "2026-01-01") as server:
+def server(tmp_path_factory):
+    """With authentication on, and the page and its document open, as `docs/api.md` advises."""
+    keys = str(tmp_path_factory.mktemp("keys") / "keys.json")
+    scopes = "inference,models,status,docs"
+    made = gossamer("keys", "create", "--key-file", keys, "--name", "browser", "--scopes", scopes)
+    assert made.returncode == 0, made.stderr
+    key = made.stdout.strip()
+    with Server("--date", "2026-01-01", "--key-file", keys, "--anonymous-scopes", "docs", key=key) as server:
         yield server
         assert server.stop() == 0, server.log()
 

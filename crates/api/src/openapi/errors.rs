@@ -40,19 +40,13 @@ const BODY: &[ErrorCode] = &[
 /// A valid request that cannot be answered.
 const GENERATION: &[ErrorCode] = &[
     ErrorCode::ContextLengthExceeded,
+    ErrorCode::RateLimitRequests,
+    ErrorCode::RateLimitTokens,
+    ErrorCode::RateLimitConcurrency,
     ErrorCode::QueueFull,
     ErrorCode::EngineError,
     ErrorCode::QueueTimeout,
     ErrorCode::ShuttingDown,
-];
-
-/// Who may not, or not now. Every route but `/health` asks.
-const ACCESS: &[ErrorCode] = &[
-    ErrorCode::InvalidApiKey,
-    ErrorCode::MissingScope,
-    ErrorCode::RateLimitRequests,
-    ErrorCode::RateLimitTokens,
-    ErrorCode::RateLimitConcurrency,
 ];
 
 /// What any route may answer.
@@ -63,12 +57,15 @@ const ANY: &[ErrorCode] = &[
     ErrorCode::Internal,
 ];
 
+/// Of every route that needs a credential; added to it by `security.rs`.
+pub(super) const CREDENTIAL: &[ErrorCode] = &[ErrorCode::InvalidApiKey, ErrorCode::MissingScope];
+
 /// Of routes that generate.
 pub(crate) struct GenerationErrors;
 
 impl IntoResponses for GenerationErrors {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        by_status(&[BODY, ACCESS, GENERATION, ANY])
+        by_status(&[BODY, GENERATION, ANY])
     }
 }
 
@@ -77,7 +74,7 @@ pub(crate) struct BodyErrors;
 
 impl IntoResponses for BodyErrors {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        by_status(&[BODY, ACCESS, ANY])
+        by_status(&[BODY, ANY])
     }
 }
 
@@ -85,15 +82,6 @@ impl IntoResponses for BodyErrors {
 pub(crate) struct ServerErrors;
 
 impl IntoResponses for ServerErrors {
-    fn responses() -> BTreeMap<String, RefOr<Response>> {
-        by_status(&[ACCESS, ANY])
-    }
-}
-
-/// Of `/health`, which is open to everybody.
-pub(crate) struct OpenErrors;
-
-impl IntoResponses for OpenErrors {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         by_status(&[ANY])
     }
@@ -104,7 +92,7 @@ pub(crate) struct UnknownModel;
 
 impl IntoResponses for UnknownModel {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        by_status(&[&[ErrorCode::ModelNotFound], ACCESS, ANY])
+        by_status(&[&[ErrorCode::ModelNotFound], ANY])
     }
 }
 
@@ -113,7 +101,7 @@ pub(crate) struct NotReady;
 
 impl IntoResponses for NotReady {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        by_status(&[&[ErrorCode::NotReady], ACCESS, ANY])
+        by_status(&[&[ErrorCode::NotReady], ANY])
     }
 }
 
@@ -155,7 +143,7 @@ fn response(codes: &[ErrorCode]) -> Response {
     if codes.contains(&ErrorCode::InvalidApiKey) {
         let challenge = header(
             Type::String,
-            "What is wrong with the credential (RFC 6750).",
+            "`Bearer`, and why the credential was not accepted.",
         );
         response = response.header("www-authenticate", challenge);
     }
@@ -188,7 +176,7 @@ mod tests {
     fn every_code_is_documented() {
         // Paths that do not exist are not in the document.
         let undocumented = [ErrorCode::UnknownUrl];
-        let sets = [BODY, ACCESS, GENERATION, ANY, &[ErrorCode::NotReady]].concat();
+        let sets = [BODY, GENERATION, CREDENTIAL, ANY, &[ErrorCode::NotReady]].concat();
         for code in ErrorCode::ALL {
             assert_eq!(
                 sets.contains(code),

@@ -4,7 +4,7 @@ use utoipa::Modify;
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 
-use super::operations;
+use super::{errors, operations};
 
 /// Name of the scheme in the document.
 const BEARER: &str = "bearer";
@@ -31,6 +31,9 @@ impl Modify for Credentials {
             let id = operation.operation_id.as_deref().unwrap_or_default();
             if OPEN.contains(&id) {
                 operation.security = Some(Vec::new());
+            } else {
+                let refusals = errors::by_status(&[errors::CREDENTIAL]);
+                operation.responses.responses.extend(refusals);
             }
         }
     }

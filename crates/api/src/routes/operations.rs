@@ -5,7 +5,7 @@ use actix_web::web::Data;
 use gossamer_metrics::Metrics;
 
 use crate::error::{ApiError, ErrorCode};
-use crate::openapi::errors::{NotReady, OpenErrors, ServerErrors};
+use crate::openapi::errors::{NotReady, ServerErrors};
 use crate::state::AppState;
 use crate::wire::models::{Info, Status};
 
@@ -15,7 +15,7 @@ use crate::wire::models::{Info, Status};
     path = "/health",
     operation_id = "health",
     tag = "operations",
-    responses((status = 200, description = "It does.", body = Status), OpenErrors),
+    responses((status = 200, description = "It does.", body = Status), ServerErrors),
 )]
 pub(crate) async fn health() -> HttpResponse {
     HttpResponse::Ok().json(Status { status: "ok" })

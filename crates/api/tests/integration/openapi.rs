@@ -139,6 +139,9 @@ fn every_operation_says_what_it_is_and_what_can_go_wrong() {
         // The document's own requirement holds where an operation has none.
         let open = operation["security"].as_array().is_some_and(Vec::is_empty);
         assert_eq!(open, path == "/health", "{what}");
+        for status in ["401", "403"] {
+            assert_eq!(responses.contains_key(status), !open, "{what} {status}");
+        }
     }
     assert_eq!(document["security"], json!([{"bearer": []}]));
     assert_eq!(
