@@ -7,14 +7,16 @@ GOSSAMER := $(TARGET)/release/gossamer
 LOADTEST := $(TARGET)/release/gossamer-loadtest
 VENV := .venv
 BROWSER_VENV := .venv-browser
+# A workspace of its own.
+RUST_CLIENT := tests/clients/async-openai/Cargo.toml
 # For training and scoring the embedded model: PyTorch, so apart from the small one.
 MODEL_VENV := .venv-model
 # Flags for the server: make run ARGS="--port 9000"
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-rust test-e2e test-browser check fmt fmt-check lint openapi openapi-check openapi-lint config doc
-.PHONY: bench load hostile eval model clean
+.PHONY: help run build test test-rust test-e2e test-browser test-clients check fmt fmt-check lint openapi openapi-check openapi-lint
+.PHONY: config doc bench load hostile eval model clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,13 +27,16 @@ run: ## Build and serve the embedded model on http://127.0.0.1:8000 (ARGS="--mod
 build: ## Build the release binary, target/release/gossamer
 	$(CARGO) build --release --locked -p gossamer-gateway
 
-test: test-rust test-e2e ## Run every test: Rust's, then end-to-end over the real binary with the OpenAI SDK
+test: test-rust test-e2e test-clients ## Run every test: Rust's, then end-to-end over the real binary, then every client
 
 test-rust: ## Run unit, property, parity and API tests
 	$(CARGO) test --workspace --locked --no-fail-fast
 
 test-e2e: build $(VENV)/.installed ## Run the end-to-end tests (makes .venv)
 	E2E_BINARY=$(GOSSAMER) $(VENV)/bin/python -m pytest tests/e2e
+
+test-clients: build ## Run the suites of all clients and Schemathesis (SUITES="litellm ai-sdk" for some; makes .venv-clients)
+	$(PYTHON) tests/clients/run.py --binary $(GOSSAMER) $(SUITES)
 
 $(VENV)/.installed: tests/e2e/requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -51,9 +56,11 @@ check: fmt-check lint openapi-check openapi-lint doc ## Everything but the tests
 
 fmt: ## Format the code
 	$(CARGO) fmt --all
+	$(CARGO) fmt --manifest-path $(RUST_CLIENT)
 
 fmt-check: ## Fail if the code is not formatted
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path $(RUST_CLIENT) --check
 
 lint: ## Run clippy; warnings are errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
@@ -116,4 +123,4 @@ $(MODEL_VENV)/.installed: models/tiny/requirements.txt
 
 clean: ## Remove everything that was built
 	$(CARGO) clean
-	rm -rf $(VENV) $(BROWSER_VENV) $(MODEL_VENV) openapi/node_modules
+	rm -rf $(VENV) $(VENV)-clients $(BROWSER_VENV) $(MODEL_VENV) openapi/node_modules tests/clients/*/node_modules

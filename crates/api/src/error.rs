@@ -206,6 +206,16 @@ impl ApiError {
         self
     }
 
+    /// A prompt, or a prompt and its answer, that is longer than `limit` tokens. The first words are OpenAI's: clients
+    /// know this error by them (LiteLLM by nothing else), and fall back to a model with more room.
+    pub fn context_length(prompt_param: &'static str, limit: usize, however: String) -> Self {
+        Self::field(
+            ErrorCode::ContextLengthExceeded,
+            prompt_param,
+            format!("This model's maximum context length is {limit} tokens. However, {however}"),
+        )
+    }
+
     /// The error for a request that the scheduler did not accept. `prompt_param` is the field that holds the prompt.
     pub fn from_submit(
         error: SubmitError,
@@ -213,20 +223,20 @@ impl ApiError {
         retry_after: Duration,
     ) -> Self {
         match error {
-            SubmitError::NeverFits { prompt_len, limit } => Self::field(
-                ErrorCode::ContextLengthExceeded,
+            SubmitError::NeverFits { prompt_len, limit } => Self::context_length(
                 prompt_param,
-                format!("The prompt has {prompt_len} tokens, but at most {limit} fit. Shorten it."),
+                limit,
+                format!("the prompt has {prompt_len}. Shorten it."),
             ),
             SubmitError::OutputNeverFits {
                 prompt_len,
                 max_tokens,
                 limit,
-            } => Self::field(
-                ErrorCode::ContextLengthExceeded,
+            } => Self::context_length(
                 prompt_param,
+                limit,
                 format!(
-                    "At most {limit} tokens fit, but the prompt has {prompt_len} and {max_tokens} more are requested. \
+                    "the prompt has {prompt_len} and {max_tokens} more are requested. \
                      Shorten the prompt or ask for fewer tokens."
                 ),
             ),

@@ -126,6 +126,8 @@ impl Reader {
         {
             return Err(message.unsupported_value("annotations", "that is not empty"));
         }
+        // Where LiteLLM keeps what it does not know of an answer, and what it then sends back.
+        message.object("provider_specific_fields")?;
         if content.is_none() && tool_calls.is_empty() && reasoning.is_none() {
             if !said_nothing {
                 return Err(message.missing("content"));

@@ -10,7 +10,7 @@
 //! |---|---|---|---|
 //! | implemented | used | `messages` `max_completion_tokens` `tools` `tool_choice` `reasoning_effort` `max_reasoning_tokens` `include_reasoning` `top_logprobs` | `prompt` `best_of` `echo` |
 //! | | | both: `model` `max_tokens` `n` `stream` `stream_options` `stop` `seed` `temperature` `top_p` `top_k` `min_p` `repetition_penalty` `presence_penalty` `frequency_penalty` `logit_bias` `logprobs` `min_tokens` `ignore_eos` `stop_token_ids` `prompt_logprobs` `priority` `cache_salt` | |
-//! | harmless | checked, not used: it cannot change the answer | `user` `safety_identifier` `metadata` `prompt_cache_key` `parallel_tool_calls` (one call per turn is what the model can do), `tools[].function.strict` (SDKs set it unasked; arguments are not held to the schema yet), `messages[].name` of others than users | `user` |
+//! | harmless | checked, not used: it cannot change the answer | `user` `safety_identifier` `metadata` `prompt_cache_key` `parallel_tool_calls` (one call per turn is what the model can do), `tools[].function.strict` (SDKs set it unasked; arguments are not held to the schema yet), `messages[].name` of others than users, an assistant message's `provider_specific_fields` (LiteLLM sends them back) | `user` |
 //! | one value only | that value passes, others are `unsupported_value` | `response_format` (`text`) `store` (`false`) `service_tier` (`auto`, `default`) `modalities` (`["text"]`) `verbosity` (`medium`) `prompt_cache_retention` (`in_memory`) | |
 //! | | | both: `stream_options.include_obfuscation` (`false`) | |
 //! | of the API, not here | `unsupported_parameter` | [`chat::UNSUPPORTED`] | [`completions::UNSUPPORTED`] |
@@ -91,21 +91,19 @@ impl Generate {
     ) -> Result<usize, ApiError> {
         let room = limit.saturating_sub(prompt_len);
         if room == 0 {
-            return Err(ApiError::field(
-                ErrorCode::ContextLengthExceeded,
+            return Err(ApiError::context_length(
                 prompt_param,
-                format!(
-                    "At most {limit} tokens fit, prompt and answer together, but the prompt alone has {prompt_len}. Shorten it."
-                ),
+                limit,
+                format!("the prompt alone has {prompt_len}. Shorten it."),
             ));
         }
         let max_tokens = match self.max_tokens {
             Some(asked) if asked > room => {
-                return Err(ApiError::field(
-                    ErrorCode::ContextLengthExceeded,
+                return Err(ApiError::context_length(
                     prompt_param,
+                    limit,
                     format!(
-                        "At most {limit} tokens fit, but the prompt has {prompt_len} and {asked} more are requested. \
+                        "the prompt has {prompt_len} and {asked} more are requested. \
                          Shorten the prompt or ask for at most {room}."
                     ),
                 ));

@@ -523,6 +523,60 @@ fn a_pipeline_is_answered_in_order_errors_included() {
     next().ok();
 }
 
+/// The dispatcher reads ahead, and lets what it has read change the answer that comes first.
+#[test]
+fn what_comes_behind_a_request_does_not_change_its_answer() {
+    let control = Control::default();
+    let mut setup = TestSetup::new(Script::echo());
+    setup.control = control.clone();
+    let server = setup.start();
+    let chat = with_length(&chat("Hello you").to_string());
+    for (behind, method) in [
+        ("HEAD /health HTTP/1.1\r\nhost: x\r\n\r\n", "HEAD"),
+        ("HEAD /health HTTP/1.1\nhost: x\n\n", "HEAD"),
+        (
+            "GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+            "GET",
+        ),
+        ("GET /health HTTP/1.0\r\n\r\n", "GET"),
+    ] {
+        control.hold();
+        let stream = sent(&server, format!("{chat}{behind}"));
+        server.wait_until("the request runs", |stats| {
+            stats.running + stats.waiting > 0
+        });
+        control.release();
+        let mut reader = BufReader::new(stream);
+        let first = Response::read(&mut reader, "POST");
+        assert!(first.text().contains("Hello you"), "{behind:?}");
+        assert_eq!(first.header("connection"), None, "{behind:?}");
+        assert_eq!(Response::read(&mut reader, method).status, 200);
+    }
+}
+
+/// A client that goes away is noticed although its next request is waiting.
+#[test]
+fn going_away_with_another_request_behind_cancels() {
+    let control = Control::default();
+    let mut setup = TestSetup::new(Script::echo());
+    setup.control = control.clone();
+    control.hold();
+    let server = setup.start();
+    let chat = with_length(&chat("Hi").to_string());
+    let stream = sent(&server, chat.repeat(3));
+    server.wait_until("the request runs", |stats| {
+        stats.running + stats.waiting > 0
+    });
+    drop(stream);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while server.metric("gossamer_api_connections_open") > 0.0 {
+        assert!(Instant::now() < deadline, "the connection is still open");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    control.release();
+    server.wait_until_idle();
+}
+
 /// The second request being nonsense is no reason to drop the first one's answer.
 #[test]
 fn nonsense_behind_a_request_does_not_cost_its_answer() {

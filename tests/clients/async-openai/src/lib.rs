@@ -1,0 +1,1 @@
+//! Nothing: the client's tests are in `client.rs`.

@@ -1,0 +1,84 @@
+"""What Schemathesis cannot know of this server: which requests would take hours, and how our streams are described.
+
+Invariant: a value that breaks the schema stays as it is; that such a request is refused is what is tested.
+"""
+
+import json
+import os
+import random
+
+import jsonschema_rs
+import schemathesis
+
+MODEL = os.environ["CLIENTS_MODEL"]
+# Most that a generated request may ask for. The schema's own bounds allow hours of work.
+BOUNDS = {"max_tokens": 8, "max_completion_tokens": 8, "max_reasoning_tokens": 4, "min_tokens": 4, "n": 2, "best_of": 2}
+# Fields that are refused without another one.
+NEEDS = {"stream_options": "stream", "top_logprobs": "logprobs", "tool_choice": "tools", "parallel_tool_calls": "tools"}
+EVENTS = "text/event-stream"
+
+# Path and method of an operation that streams, to a validator of what stands behind `data:`.
+event_schemas = {}
+
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    """Keeps requests small, and makes most of those that are right by the schema right by their meaning too."""
+    body = case.body
+    if case.method.upper() != "POST" or not isinstance(body, dict):
+        return
+    if case.meta.generation.mode.is_positive:
+        make_sense(body)
+    for field, bound in BOUNDS.items():
+        if type(body.get(field)) is int and body[field] > bound:
+            body[field] = bound
+    if body.get("max_tokens") is None and body.get("max_completion_tokens") is None:
+        body["max_tokens"] = BOUNDS["max_tokens"]
+
+
+def make_sense(body):
+    """Takes out what a schema cannot forbid. The same request is always changed in the same way."""
+    draw = random.Random(json.dumps(body, sort_keys=True, default=str))
+    if "model" in body:
+        body["model"] = MODEL
+    if draw.random() < 0.3:
+        body["stream"] = True
+    for field, needed in NEEDS.items():
+        if not body.get(needed):
+            body.pop(field, None)
+    if body.get("max_completion_tokens") is not None:
+        body.pop("max_tokens", None)
+    # A random dialogue hardly ever makes sense. Some of them stay.
+    if "messages" in body and draw.random() < 0.7:
+        body["messages"] = [{"role": "user", "content": "Hello!"}]
+        for field in ("tools", "tool_choice", "parallel_tool_calls"):
+            body.pop(field, None)
+
+
+@schemathesis.hook
+def before_load_schema(context, document):
+    """Takes over the schemas of events: they are of what an event carries, and Schemathesis takes them for the event's."""
+    components = {"components": document["components"]}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            for response in operation.get("responses", {}).values():
+                events = response.get("content", {}).get(EVENTS, {})
+                if "schema" in events:
+                    schema = {**events.pop("schema"), **components}
+                    event_schemas[path, method] = jsonschema_rs.validator_for(schema)
+    assert event_schemas, "no operation streams any more"
+
+
+@schemathesis.check
+def events_are_as_described(ctx, response, case):
+    """Each event of a stream satisfies its schema, and the stream ends as it should."""
+    if EVENTS not in response.headers.get("content-type", [""])[0]:
+        return
+    validator = event_schemas[case.operation.path, case.operation.method]
+    blocks = [block for block in response.content.decode().split("\n\n") if block and not block.startswith(":")]
+    assert all(block.startswith("data: ") for block in blocks), blocks
+    *events, last = [block.removeprefix("data: ") for block in blocks]
+    assert last == "[DONE]", f"the last event is {last}"
+    for event in events:
+        errors = [error.message for error in validator.iter_errors(json.loads(event))]
+        assert not errors, f"{event}: {errors}"
