@@ -21,6 +21,7 @@ mod openapi;
 mod operations;
 mod overload;
 mod parameters;
+mod pipelines;
 mod prompt;
 mod raw;
 mod simple;
