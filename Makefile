@@ -6,6 +6,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 GOSSAMER := $(TARGET)/release/gossamer
 LOADTEST := $(TARGET)/release/gossamer-loadtest
 VENV := .venv
+BROWSER_VENV := .venv-browser
 # A workspace of its own.
 RUST_CLIENT := tests/clients/async-openai/Cargo.toml
 # For training and scoring the embedded model: PyTorch, so apart from the small one.
@@ -14,7 +15,8 @@ MODEL_VENV := .venv-model
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-rust test-e2e test-clients check fmt fmt-check lint openapi openapi-check config doc bench load hostile eval model clean
+.PHONY: help run build test test-rust test-e2e test-browser test-clients check fmt fmt-check lint openapi openapi-check openapi-lint
+.PHONY: config doc bench load hostile eval model clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +43,16 @@ $(VENV)/.installed: tests/e2e/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
-check: fmt-check lint openapi-check doc ## Everything but the tests that must be clean: format, lints, OpenAPI, docs
+# Chromium and its driver are the system's (Debian: chromium, chromium-driver); nothing is downloaded for them.
+test-browser: build $(BROWSER_VENV)/.installed ## Run the tests of Swagger UI in headless Chromium (makes .venv-browser)
+	E2E_BINARY=$(GOSSAMER) $(BROWSER_VENV)/bin/python -m pytest tests/browser
+
+$(BROWSER_VENV)/.installed: tests/browser/requirements.txt
+	$(PYTHON) -m venv $(BROWSER_VENV)
+	$(BROWSER_VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+check: fmt-check lint openapi-check openapi-lint doc ## Everything but the tests that must be clean: format, lints, OpenAPI, docs
 
 fmt: ## Format the code
 	$(CARGO) fmt --all
@@ -60,6 +71,14 @@ openapi: ## Write openapi/openapi.json from the routes
 
 openapi-check: ## Fail if openapi/openapi.json is not what the routes say
 	$(CARGO) run --locked -p gossamer-gateway -- openapi | diff -u openapi/openapi.json -
+
+openapi-lint: openapi/node_modules/.installed ## Lint openapi/openapi.json with an independent linter (needs node and npm)
+	REDOCLY_TELEMETRY=off REDOCLY_SUPPRESS_UPDATE_NOTICE=true \
+		openapi/node_modules/.bin/redocly lint --config openapi/redocly.yaml openapi/openapi.json
+
+openapi/node_modules/.installed: openapi/package.json openapi/package-lock.json
+	npm ci --prefix openapi --no-audit --no-fund --ignore-scripts
+	touch $@
 
 config: ## Write config/gossamer.toml from the table of keys
 	$(CARGO) run --locked -p gossamer-gateway -- config --toml > config/gossamer.toml.new
@@ -104,4 +123,4 @@ $(MODEL_VENV)/.installed: models/tiny/requirements.txt
 
 clean: ## Remove everything that was built
 	$(CARGO) clean
-	rm -rf $(VENV) $(VENV)-clients $(MODEL_VENV) tests/clients/*/node_modules
+	rm -rf $(VENV) $(VENV)-clients $(BROWSER_VENV) $(MODEL_VENV) openapi/node_modules tests/clients/*/node_modules

@@ -28,6 +28,11 @@ macro_rules! error_table {
                 match self { $(Self::$variant => StatusCode::$status,)* }
             }
 
+            /// When it happens, in a sentence.
+            pub fn description(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),*).trim_ascii_start(),)* }
+            }
+
             /// OpenAI's `type`.
             pub fn kind(self) -> &'static str {
                 match self { $(Self::$variant => $kind,)* }

@@ -170,6 +170,21 @@ impl Framing {
         }
     }
 
+    /// The body's length, if the head says it.
+    fn body_len(request: &HttpRequest) -> Option<u64> {
+        let headers = request.headers();
+        let unknown = [header::TRANSFER_ENCODING, header::UPGRADE]
+            .iter()
+            .any(|name| headers.contains_key(name));
+        if unknown || request.method() == Method::CONNECT {
+            return None;
+        }
+        match headers.get(header::CONTENT_LENGTH) {
+            None => Some(0),
+            Some(length) => length.to_str().ok()?.trim().parse().ok(),
+        }
+    }
+
     fn settle(&self, response: &mut HttpResponse) {
         let streamed = response.body().size() == BodySize::Stream;
         let head = response.head_mut();
@@ -232,8 +247,9 @@ impl RequestLog {
             metrics.request_started();
         }
         let expects = request.head().expect();
+        let body_len = Framing::body_len(request);
         Self {
-            _open: Activity::of(request).map(|activity| activity.begin(expects)),
+            _open: Activity::of(request).map(|activity| activity.begin(body_len, expects)),
             context,
             metrics,
             route: routes::label(request.match_pattern().as_deref()),
@@ -310,7 +326,13 @@ impl Drop for RequestLog {
         if let Some(error) = &self.error
             && let Some(detail) = error.internal_detail()
         {
-            tracing::error!(request_id = %self.context.id, detail, "request failed");
+            let request_id = &self.context.id;
+            // A client's mistake is no error of ours, whatever its detail.
+            if error.code().status().is_server_error() {
+                tracing::error!(%request_id, detail, "request failed");
+            } else {
+                tracing::debug!(%request_id, detail, "request refused");
+            }
         }
     }
 }

@@ -19,8 +19,15 @@ pub fn init(log: &Log) {
     } else {
         level.min(LevelFilter::WARN)
     };
+    // It calls every malformed request an error of its own; the api logs each as what it is, with an id.
+    let dispatcher = if level >= LevelFilter::DEBUG {
+        others
+    } else {
+        LevelFilter::OFF
+    };
     let filter = Targets::new()
         .with_target("gossamer", level)
+        .with_target("actix_http::h1::dispatcher", dispatcher)
         .with_default(others);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(filter);

@@ -156,7 +156,8 @@ impl Loop {
 
     /// Takes in what was sent; waits for it when there is nothing else to do. `false` when it is time to end.
     fn hear(&mut self) -> bool {
-        if self.core.num_requests() == 0 {
+        // Stopping: the order came during a step, together with the end of the last request, and nothing comes after it.
+        if self.core.num_requests() == 0 && !self.stopping {
             self.publish();
             debug_assert_eq!(crate::invariants::check(&self.core), Ok(()));
             match self.commands.recv() {

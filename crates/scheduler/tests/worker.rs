@@ -430,6 +430,20 @@ async fn stopping_fails_what_is_left() {
 }
 
 #[tokio::test]
+async fn stopping_in_the_step_that_ends_the_last_request_ends_the_worker() {
+    for max_tokens in [1, 9] {
+        let rig = Rig::new(config());
+        let stream = rig.handle.submit(request(4, max_tokens)).unwrap();
+        rig.step();
+        // Both reach the worker while it is in the step: nothing is left to run, and no further command will come.
+        drop(stream);
+        rig.handle.stop();
+        let (_handle, worker, _) = rig.let_go();
+        worker.join().unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_failed_step_fails_its_requests_and_the_next_one_runs() {
     let rig = Rig::new(config());
     let first = rig.handle.submit(request(4, 9)).unwrap();

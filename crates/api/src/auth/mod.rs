@@ -6,8 +6,9 @@
 //!                      └────── 401 ◀── no or bad credential           └▶ 403                └▶ 429
 //! ```
 //! Runs before anything else looks at a request: its body is not read, its path not even found.
-//! Knows no routes beyond their [`Access`]. Invariants: a route is closed unless its row in the table of `routes` opens it; no
-//! credential, and nothing made from one but a key's public id and a token's subject, appears in an answer, a log or a metric.
+//! Knows no routes beyond what each asks for (`Access`). Invariants: a route is closed unless its row in the table of
+//! `routes` opens it; no credential, and nothing made from one but a key's public id and a token's subject, appears in an
+//! answer, a log or a metric.
 
 mod api_key;
 mod bucket;
@@ -248,7 +249,9 @@ impl Auth {
         let principal = self.principal(headers)?;
         let anonymous = Arc::ptr_eq(&principal.id, &self.anonymous.id);
         match access {
-            Access::Scope(scope) if principal.scopes.has(scope) => {}
+            // What needs no credential at all is open to every one too.
+            Access::Scope(scope)
+                if principal.scopes.has(scope) || self.anonymous.scopes.has(scope) => {}
             Access::Credential if !anonymous || self.is_open() => {}
             _ if anonymous => return Err(Refusal::Missing),
             Access::Scope(scope) => return Err(Refusal::Scope(scope)),

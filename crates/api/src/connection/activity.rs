@@ -5,18 +5,23 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::task::Waker;
 
 use actix_web::HttpRequest;
 
 /// Shared by a connection and its requests.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Activity {
     /// Requests whose answer is not complete.
     open: Cell<usize>,
     /// Requests so far, modulo 2^64.
     started: Cell<u64>,
+    /// Bytes of the latest request's body that have not come by; `None` if its end is not known from its head.
+    body_left: Cell<Option<u64>>,
     expectation: Cell<Expectation>,
     closing: Cell<bool>,
+    /// Woken when a request is done.
+    waiting: Cell<Option<Waker>>,
 }
 
 /// Where an `Expect: 100-continue` stands.
@@ -44,8 +49,9 @@ impl Activity {
         request.conn_data::<Rc<Self>>()
     }
 
-    /// A request's head was read.
-    pub fn begin(self: &Rc<Self>, expects_continue: bool) -> OpenRequest {
+    /// A request's head was read. `body_len` is the length of its body, if the head says it.
+    pub fn begin(self: &Rc<Self>, body_len: Option<u64>, expects_continue: bool) -> OpenRequest {
+        self.body_left.set(body_len);
         self.open.set(self.open.get() + 1);
         self.started.set(self.started.get().wrapping_add(1));
         if expects_continue {
@@ -76,6 +82,24 @@ impl Activity {
         self.open.get() > 0
     }
 
+    pub(super) fn body_left(&self) -> Option<u64> {
+        self.body_left.get()
+    }
+
+    /// So many bytes were passed on; those of a head change nothing.
+    pub(super) fn body_passed(&self, count: u64) {
+        if self.has_open_requests() {
+            let left = self.body_left.get();
+            self.body_left
+                .set(left.map(|left| left.saturating_sub(count)));
+        }
+    }
+
+    /// Wakes a task when the next request is done.
+    pub(super) fn wake_when_done(&self, waker: &Waker) {
+        self.waiting.set(Some(waker.clone()));
+    }
+
     pub(super) fn started(&self) -> u64 {
         self.started.get()
     }
@@ -90,7 +114,6 @@ impl Activity {
 }
 
 /// A request whose answer is not complete; dropped when it is, or when nobody waits for it any more.
-#[derive(Debug)]
 pub(crate) struct OpenRequest(Rc<Activity>);
 
 impl Drop for OpenRequest {
@@ -99,6 +122,9 @@ impl Drop for OpenRequest {
         activity.open.set(activity.open.get().saturating_sub(1));
         if activity.expectation.get() == Expectation::Held {
             activity.expectation.set(Expectation::None);
+        }
+        if let Some(waker) = activity.waiting.take() {
+            waker.wake();
         }
     }
 }

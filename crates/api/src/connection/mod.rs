@@ -10,10 +10,13 @@
 //!   client that is gone cancels what runs. The price is the same: one that closes its sending half looks like one that is
 //!   gone, and gets an answer only if that is ready by then.
 //!
+//! - it reads ahead, and what it has read changes answers that are not written yet; here one request at a time passes.
+//!
 //! Knows bytes, not requests; what it must know of them is in [`Activity`]. Invariant: bytes pass unchanged, but for the
 //! dispatcher's own answers.
 
 mod activity;
+mod intake;
 mod refusal;
 
 use std::io;
@@ -29,6 +32,7 @@ use tokio::time::{Sleep, sleep};
 
 use activity::Expectation;
 pub(crate) use activity::{Activity, OpenRequest};
+use intake::{Intake, Step};
 use refusal::Refusal;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -57,8 +61,7 @@ pub(crate) struct Connection {
     write: Option<Pin<Box<Sleep>>>,
     /// Our own bytes, to go out before anything else.
     outgoing: Vec<u8>,
-    /// The client will send nothing more, or is not listened to any more.
-    ended: bool,
+    intake: Intake,
     /// An answer of ours is the last one.
     refused: bool,
     /// Nothing was read yet, nor waited for.
@@ -88,7 +91,7 @@ impl Connection {
             head: None,
             write: None,
             outgoing: Vec::new(),
-            ended: false,
+            intake: Intake::default(),
             refused: false,
             first: true,
         }
@@ -131,7 +134,7 @@ impl Connection {
     /// Says why, if there is somebody to say it to, and ends the input, which makes the dispatcher close.
     fn give_up_on_head(&mut self) {
         let begun = self.head.take().is_some_and(|timer| timer.begun);
-        self.ended = true;
+        self.intake.end();
         if begun && !self.activity.is_closing() {
             let answer = Refusal::late(self.patience.head).send(&self.metrics);
             self.outgoing.extend(answer);
@@ -218,9 +221,6 @@ impl AsyncRead for Connection {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.ended {
-            return Poll::Ready(Ok(()));
-        }
         if std::mem::take(&mut this.first) {
             this.expect_head(false);
         }
@@ -228,15 +228,28 @@ impl AsyncRead for Connection {
             this.give_up_on_head();
             return Poll::Ready(Ok(()));
         }
-        let before = buf.filled().len();
-        ready!(this.io()?.poll_read(cx, buf))?;
-        if buf.filled().len() == before {
-            this.ended = true;
-        } else if !this.activity.has_open_requests() {
-            // The timer is polled when there is nothing more to read.
-            this.expect_head(true);
+        let io = this.io.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        this.intake.fill(io, cx)?;
+        match this.intake.step(&this.activity, buf.remaining()) {
+            Step::Pass(count) => {
+                this.intake.pass(count, buf, &this.activity);
+                if !this.activity.has_open_requests() {
+                    // The timer is polled when there is nothing more to read.
+                    this.expect_head(true);
+                }
+                Poll::Ready(Ok(()))
+            }
+            Step::Yield => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Step::Hold => {
+                this.activity.wake_when_done(cx.waker());
+                Poll::Pending
+            }
+            Step::Empty if this.intake.has_ended() => Poll::Ready(Ok(())),
+            Step::Empty => Poll::Pending,
         }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -267,7 +280,8 @@ impl AsyncWrite for Connection {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(this.poll_outgoing(cx))?;
-        if this.ended && !this.refused && this.activity.has_open_requests() {
+        let gone = this.intake.is_over(&this.activity) && !this.refused;
+        if gone && this.activity.has_open_requests() {
             // The client has gone, and somebody still works for it. Failing here is what makes the dispatcher drop that.
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }

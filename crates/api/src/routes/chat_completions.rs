@@ -1,21 +1,23 @@
 //! `POST /v1/chat/completions`.
 
+use std::rc::Rc;
+
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use gossamer_harmony::render;
-use serde_json::Value;
 
 use super::{prepare, read_body};
 use crate::error::ApiError;
 use crate::generation::{ChatAssembler, Generation, Job};
+use crate::openapi::errors::GenerationErrors;
 use crate::reply::chat::{ChatChunks, Shown, WholeChat};
 use crate::reply::prompts::{Prompts, Wanted};
 use crate::reply::{Head, ShownUsage, collect};
 use crate::request_id::RequestContext;
 use crate::sse;
 use crate::state::AppState;
-use crate::validate::chat;
-use crate::wire;
+use crate::validate::chat::{self, ChatRequest};
+use crate::wire::chat::{ChatCompletion, ChatCompletionChunk, ChatCompletionRequest};
 
 /// Answers a conversation.
 ///
@@ -27,20 +29,13 @@ use crate::wire;
     path = "/v1/chat/completions",
     operation_id = "createChatCompletion",
     tag = "OpenAI",
-    request_body = wire::chat::ChatCompletionRequest,
+    request_body = ChatCompletionRequest,
     responses(
         (status = 200, description = "The answer; with `stream`, as server-sent events.", content(
-            (wire::chat::ChatCompletion = "application/json"),
-            (wire::chat::ChatCompletionChunk = "text/event-stream"),
+            (ChatCompletion = "application/json"),
+            (ChatCompletionChunk = "text/event-stream"),
         )),
-        (status = 400, description = "A field is wrong, unknown or not supported, or the prompt is too long.", body = wire::error::ErrorBody),
-        (status = 404, description = "No such model.", body = wire::error::ErrorBody),
-        (status = 408, description = "The body did not arrive in time.", body = wire::error::ErrorBody),
-        (status = 413, description = "The body is too large.", body = wire::error::ErrorBody),
-        (status = 415, description = "The body is not declared as JSON.", body = wire::error::ErrorBody),
-        (status = 429, description = "The queue is full; `Retry-After` says when to come back.", body = wire::error::ErrorBody),
-        (status = 500, description = "The engine failed.", body = wire::error::ErrorBody),
-        (status = 503, description = "Shutting down, or queued for too long.", body = wire::error::ErrorBody),
+        GenerationErrors,
     ),
 )]
 pub(crate) async fn create(
@@ -48,66 +43,101 @@ pub(crate) async fn create(
     payload: Payload,
     state: Data<AppState>,
 ) -> Result<HttpResponse, ApiError> {
+    const ID_PREFIX: &str = "chatcmpl-";
     let context = RequestContext::of(&request);
     let body = read_body(&request, payload, &state).await?;
-    let Chat {
-        job,
-        tools_allowed,
-        include_reasoning,
-        names_tier,
-    } = prepare(&state, body, read).await?;
-
-    let stream = job.generate.stream;
-    let shown = Shown {
-        reasoning: include_reasoning,
-        reasoning_content: state.config.reasoning_content,
-        logprobs: job.generate.sampling.logprobs.is_some(),
-        usage: ShownUsage::new(stream),
-    };
-    let wanted = Wanted {
-        prompt_logprobs: job.generate.prompt_logprobs,
-        ..Wanted::default()
-    };
-    let prompt = Prompts::new(&job.prompts, wanted);
-    let generation = Generation::submit(job, &state, context, |generate| {
-        Box::new(ChatAssembler::new(&generate.stop_strings, tools_allowed))
-    })?;
-    let mut head = Head::new("chatcmpl-", &state.config);
-    head.service_tier = names_tier.then_some("default");
-    let num_choices = generation.num_choices();
-    if stream.is_some() {
-        let chunks = ChatChunks::new(head, num_choices, shown);
-        let metrics = state.metrics.api.clone();
-        return Ok(sse::respond(
-            generation,
-            chunks,
-            state.config.heartbeat,
-            metrics,
-        ));
+    let prepared = prepare(&state, body, |body, state| {
+        Prepared::new(chat::validate(body, &state.config)?, "messages", state)
+    })
+    .await?;
+    if prepared.job.generate.stream.is_some() {
+        return prepared.streamed(ID_PREFIX, &state, context);
     }
-    let mut answer = WholeChat::new(num_choices, shown, prompt);
-    let usage = collect(generation, &mut answer).await?;
-    Ok(HttpResponse::Ok().json(answer.finish(head, usage)))
+    let answer = prepared.whole(ID_PREFIX, &state, context).await?;
+    Ok(HttpResponse::Ok().json(answer))
 }
 
-/// A request, rendered.
-struct Chat {
+/// A valid chat request, rendered and known to fit: all that is left is to run it.
+pub(super) struct Prepared {
     job: Job,
     tools_allowed: bool,
     include_reasoning: bool,
     names_tier: bool,
 }
 
-fn read(body: Value, state: &AppState) -> Result<Chat, ApiError> {
-    let request = chat::validate(body, &state.config)?;
-    let tools_allowed = !request.conversation.tools.is_empty();
-    let prompt = render(&request.conversation);
-    let job = Job::new(vec![prompt], request.generate, "messages", state)?;
-    job.check_prompt_logprobs("prompt_logprobs")?;
-    Ok(Chat {
-        job,
-        tools_allowed,
-        include_reasoning: request.include_reasoning,
-        names_tier: request.names_tier,
-    })
+impl Prepared {
+    /// Renders a request. `prompt_param` is the field that an error about the prompt names.
+    pub fn new(
+        request: ChatRequest,
+        prompt_param: &'static str,
+        state: &AppState,
+    ) -> Result<Self, ApiError> {
+        let tools_allowed = !request.conversation.tools.is_empty();
+        let prompt = render(&request.conversation);
+        let job = Job::new(vec![prompt], request.generate, prompt_param, state)?;
+        job.check_prompt_logprobs("prompt_logprobs")?;
+        Ok(Self {
+            job,
+            tools_allowed,
+            include_reasoning: request.include_reasoning,
+            names_tier: request.names_tier,
+        })
+    }
+
+    /// Runs it to its end.
+    pub async fn whole(
+        self,
+        id_prefix: &str,
+        state: &AppState,
+        context: Rc<RequestContext>,
+    ) -> Result<ChatCompletion, ApiError> {
+        let (shown, head) = (self.shown(state), self.head(id_prefix, state));
+        let wanted = Wanted {
+            prompt_logprobs: self.job.generate.prompt_logprobs,
+            ..Wanted::default()
+        };
+        let prompt = Prompts::new(&self.job.prompts, wanted);
+        let generation = self.submit(state, context)?;
+        let mut answer = WholeChat::new(generation.num_choices(), shown, prompt);
+        let usage = collect(generation, &mut answer).await?;
+        Ok(answer.finish(head, usage))
+    }
+
+    /// Runs it, chunk by chunk.
+    pub fn streamed(
+        self,
+        id_prefix: &str,
+        state: &AppState,
+        context: Rc<RequestContext>,
+    ) -> Result<HttpResponse, ApiError> {
+        let (shown, head) = (self.shown(state), self.head(id_prefix, state));
+        let generation = self.submit(state, context)?;
+        let chunks = ChatChunks::new(head, generation.num_choices(), shown);
+        let metrics = state.metrics.api.clone();
+        let heartbeat = state.config.heartbeat;
+        Ok(sse::respond(generation, chunks, heartbeat, metrics))
+    }
+
+    fn shown(&self, state: &AppState) -> Shown {
+        let generate = &self.job.generate;
+        Shown {
+            reasoning: self.include_reasoning,
+            reasoning_content: state.config.reasoning_content,
+            logprobs: generate.sampling.logprobs.is_some(),
+            usage: ShownUsage::new(generate.stream),
+        }
+    }
+
+    fn head(&self, id_prefix: &str, state: &AppState) -> Head {
+        let mut head = Head::new(id_prefix, &state.config);
+        head.service_tier = self.names_tier.then_some("default");
+        head
+    }
+
+    fn submit(self, state: &AppState, context: Rc<RequestContext>) -> Result<Generation, ApiError> {
+        let tools_allowed = self.tools_allowed;
+        Generation::submit(self.job, state, context, |generate| {
+            Box::new(ChatAssembler::new(&generate.stop_strings, tools_allowed))
+        })
+    }
 }

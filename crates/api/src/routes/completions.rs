@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{prepare, read_body};
 use crate::error::ApiError;
 use crate::generation::{Generation, Job, RawAssembler};
+use crate::openapi::errors::GenerationErrors;
 use crate::reply::completions::{CompletionChunks, Shown, WholeCompletion};
 use crate::reply::prompts::{Prompts, Wanted};
 use crate::reply::{Head, ShownUsage, collect};
@@ -31,14 +32,7 @@ use crate::wire;
             (wire::completions::Completion = "application/json"),
             (wire::completions::Completion = "text/event-stream"),
         )),
-        (status = 400, description = "A field is wrong, unknown or not supported, or a prompt is too long.", body = wire::error::ErrorBody),
-        (status = 404, description = "No such model.", body = wire::error::ErrorBody),
-        (status = 408, description = "The body did not arrive in time.", body = wire::error::ErrorBody),
-        (status = 413, description = "The body is too large.", body = wire::error::ErrorBody),
-        (status = 415, description = "The body is not declared as JSON.", body = wire::error::ErrorBody),
-        (status = 429, description = "The queue is full; `Retry-After` says when to come back.", body = wire::error::ErrorBody),
-        (status = 500, description = "The engine failed.", body = wire::error::ErrorBody),
-        (status = 503, description = "Shutting down, or queued for too long.", body = wire::error::ErrorBody),
+        GenerationErrors,
     ),
 )]
 pub(crate) async fn create(

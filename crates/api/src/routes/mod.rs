@@ -6,8 +6,11 @@
 mod body;
 pub mod chat_completions;
 pub mod completions;
+pub mod docs;
 pub mod models;
 pub mod operations;
+pub mod simple;
+pub mod tokens;
 
 use actix_web::http::Method;
 use actix_web::http::header;
@@ -24,19 +27,29 @@ use crate::error::{ApiError, ErrorCode};
 #[rustfmt::skip] // One route a line: this is a table.
 pub(crate) const ROUTES: &[(&str, Access)] = &[
     ("/v1/chat/completions", Access::Scope(Scope::Inference)),
+    ("/v1/chat/completions/render", Access::Scope(Scope::Inference)),
     ("/v1/completions", Access::Scope(Scope::Inference)),
     ("/v1/models", Access::Scope(Scope::Models)),
     ("/v1/models/{model}", Access::Scope(Scope::Models)),
+    ("/tokenize", Access::Scope(Scope::Inference)),
+    ("/detokenize", Access::Scope(Scope::Inference)),
+    ("/generate", Access::Scope(Scope::Inference)),
+    ("/chat", Access::Scope(Scope::Inference)),
+    ("/stream", Access::Scope(Scope::Inference)),
     ("/health", Access::Open),
     ("/ready", Access::Scope(Scope::Status)),
     ("/info", Access::Scope(Scope::Status)),
     ("/metrics", Access::Scope(Scope::Metrics)),
+    ("/openapi.json", Access::Scope(Scope::Docs)),
+    ("/docs", Access::Scope(Scope::Docs)),
+    ("/docs/{file}", Access::Scope(Scope::Docs)),
 ];
 
 /// Registers every route.
 pub(crate) fn configure(config: &mut ServiceConfig) {
     config
         .service(post("/v1/chat/completions", chat_completions::create))
+        .service(post("/v1/chat/completions/render", tokens::render))
         .service(post("/v1/completions", completions::create))
         .service(get("/v1/models", models::list))
         // A model's id may contain slashes.
@@ -45,6 +58,15 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
         .service(get("/ready", operations::ready))
         .service(get("/metrics", operations::metrics))
         .service(get("/info", operations::info))
+        .service(post("/tokenize", tokens::tokenize))
+        .service(post("/detokenize", tokens::detokenize))
+        .service(post("/generate", simple::generate))
+        .service(post("/chat", simple::chat))
+        .service(post("/stream", simple::stream))
+        .service(get("/openapi.json", docs::document))
+        .service(get("/docs", docs::with_slash))
+        // The page itself is the file without a name.
+        .service(get("/docs/{file:[^/]*}", docs::file))
         .default_service(web::to(unknown_url));
 }
 
@@ -62,7 +84,7 @@ pub(crate) fn access(pattern: Option<&str>) -> Option<Access> {
 }
 
 fn row(pattern: &str) -> Option<(&'static str, Access)> {
-    let pattern = pattern.replace(":.+}", "}");
+    let pattern = pattern.replace(":.+}", "}").replace(":[^/]*}", "}");
     ROUTES.iter().copied().find(|(known, _)| *known == pattern)
 }
 

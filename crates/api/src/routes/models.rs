@@ -4,8 +4,8 @@ use actix_web::HttpResponse;
 use actix_web::web::{Data, Path};
 
 use crate::error::{ApiError, ErrorCode};
+use crate::openapi::errors::{ServerErrors, UnknownModel};
 use crate::state::AppState;
-use crate::wire::error::ErrorBody;
 use crate::wire::models::{Model, ModelList};
 
 /// The models that can be named in `model`: the loaded one, then its other names.
@@ -14,7 +14,7 @@ use crate::wire::models::{Model, ModelList};
     path = "/v1/models",
     operation_id = "listModels",
     tag = "OpenAI",
-    responses((status = 200, description = "The models.", body = ModelList)),
+    responses((status = 200, description = "The models.", body = ModelList), ServerErrors),
 )]
 pub(crate) async fn list(state: Data<AppState>) -> HttpResponse {
     let config = &state.config;
@@ -37,7 +37,8 @@ pub(crate) async fn list(state: Data<AppState>) -> HttpResponse {
     params(("model" = String, Path, description = "Id of a model.")),
     responses(
         (status = 200, description = "The model.", body = Model),
-        (status = 404, description = "No such model.", body = ErrorBody),
+        UnknownModel,
+        ServerErrors,
     ),
 )]
 pub(crate) async fn retrieve(

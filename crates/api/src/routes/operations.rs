@@ -5,8 +5,8 @@ use actix_web::web::Data;
 use gossamer_metrics::Metrics;
 
 use crate::error::{ApiError, ErrorCode};
+use crate::openapi::errors::{NotReady, ServerErrors};
 use crate::state::AppState;
-use crate::wire::error::ErrorBody;
 use crate::wire::models::{Info, Status};
 
 /// Whether the process answers at all.
@@ -15,7 +15,7 @@ use crate::wire::models::{Info, Status};
     path = "/health",
     operation_id = "health",
     tag = "operations",
-    responses((status = 200, description = "It does.", body = Status)),
+    responses((status = 200, description = "It does.", body = Status), ServerErrors),
 )]
 pub(crate) async fn health() -> HttpResponse {
     HttpResponse::Ok().json(Status { status: "ok" })
@@ -30,7 +30,7 @@ pub(crate) async fn health() -> HttpResponse {
     tag = "operations",
     responses(
         (status = 200, description = "It can.", body = Status),
-        (status = 503, description = "Not yet, or not any more.", body = ErrorBody),
+        NotReady,
     ),
 )]
 pub(crate) async fn ready(state: Data<AppState>) -> Result<HttpResponse, ApiError> {
@@ -50,7 +50,10 @@ pub(crate) async fn ready(state: Data<AppState>) -> Result<HttpResponse, ApiErro
     path = "/metrics",
     operation_id = "metrics",
     tag = "operations",
-    responses((status = 200, description = "Text format 0.0.4.", body = String, content_type = "text/plain")),
+    responses(
+        (status = 200, description = "Text format 0.0.4.", body = String, content_type = "text/plain"),
+        ServerErrors,
+    ),
 )]
 pub(crate) async fn metrics(state: Data<AppState>) -> HttpResponse {
     HttpResponse::Ok()
@@ -64,7 +67,7 @@ pub(crate) async fn metrics(state: Data<AppState>) -> HttpResponse {
     path = "/info",
     operation_id = "info",
     tag = "operations",
-    responses((status = 200, description = "Facts.", body = Info)),
+    responses((status = 200, description = "Facts.", body = Info), ServerErrors),
 )]
 pub(crate) async fn info(state: Data<AppState>) -> HttpResponse {
     let scheduler = &state.scheduler;

@@ -29,6 +29,8 @@ pub(crate) mod completions;
 pub(crate) mod fields;
 mod messages;
 mod sampling;
+pub(crate) mod simple;
+pub(crate) mod tokens;
 mod tools;
 
 use gossamer_scheduler::SamplingParams;
@@ -125,7 +127,12 @@ impl Generate {
 /// Takes `model` and checks that it is served here.
 fn model(fields: &mut Fields, config: &ApiConfig) -> Result<(), ApiError> {
     let model = fields.required_string("model")?;
-    if config.serves(&model) {
+    known_model(&model, config)
+}
+
+/// Checks that a model is served here.
+fn known_model(model: &str, config: &ApiConfig) -> Result<(), ApiError> {
+    if config.serves(model) {
         return Ok(());
     }
     Err(ApiError::field(
@@ -133,7 +140,7 @@ fn model(fields: &mut Fields, config: &ApiConfig) -> Result<(), ApiError> {
         "model",
         format!(
             "The model {} does not exist here. GET /v1/models lists those that do.",
-            quote(&model)
+            quote(model)
         ),
     ))
 }

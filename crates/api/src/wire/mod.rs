@@ -7,4 +7,6 @@ pub mod chat;
 pub mod completions;
 pub mod error;
 pub mod models;
+pub mod simple;
+pub mod tokens;
 pub mod usage;

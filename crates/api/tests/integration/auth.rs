@@ -419,6 +419,9 @@ fn what_is_open_to_all_needs_no_key_but_refuses_a_wrong_one() {
     });
     let client = guarded.server.client();
     assert_eq!(client.get("/metrics").status, 200);
+    let key = guarded.key(&[Scope::Models]);
+    assert_eq!(guarded.ask("GET", "/metrics", &key, b"").status, 200);
+    assert_eq!(guarded.ask("GET", "/info", &key, b"").status, 403);
     assert_unauthorized(
         &guarded.ask("GET", "/metrics", "sk-wrong", b""),
         "wrong key",

@@ -68,6 +68,8 @@ fn answers_and_errors_can_be_read_by_the_page() {
         for name in [
             "x-request-id",
             "retry-after",
+            "retry-after-ms",
+            "x-should-retry",
             "x-ratelimit-remaining-tokens",
         ] {
             assert!(exposed.contains(name), "{name} in {exposed:?}");

@@ -12,13 +12,23 @@ fn every_documented_field_is_read() {
     for (schema, path, body) in [
         ("ChatCompletionRequest", CHAT, chat("Hi")),
         ("CompletionRequest", COMPLETIONS, completion("Hi")),
+        ("TokenizeRequest", "/tokenize", json!({"prompt": "Hi"})),
+        ("DetokenizeRequest", "/detokenize", json!({"tokens": []})),
+        ("SimpleRequest", "/generate", json!({"prompt": "Hi"})),
+        ("SimpleRequest", "/chat", json!({"prompt": "Hi"})),
+        ("SimpleRequest", "/stream", json!({"prompt": "Hi"})),
     ] {
         let properties = document.pointer(&format!("/components/schemas/{schema}/properties"));
         let properties = properties
             .and_then(Value::as_object)
             .expect("a schema with properties");
-        assert!(properties.len() > 20);
+        assert!(!properties.is_empty());
         for name in properties.keys() {
+            // One of them is enough: with both, the other one is named.
+            let body = match name.as_str() {
+                "messages" if path != CHAT => json!({}),
+                _ => body.clone(),
+            };
             check_field(&server, path, &body, name);
         }
     }

@@ -3,6 +3,7 @@
 //! One binary, because linking is what takes time. Ordering comes from holding and releasing the executor, not from sleeps.
 //! The client of the testkit checks on every answer what every answer must have; tests check the rest.
 
+mod api_table;
 mod auth;
 mod cancellation;
 mod chat;
@@ -10,6 +11,7 @@ mod common;
 mod completions;
 mod contract;
 mod cors;
+mod docs;
 mod errors;
 mod fields;
 mod http;
@@ -19,8 +21,11 @@ mod openapi;
 mod operations;
 mod overload;
 mod parameters;
+mod pipelines;
 mod prompt;
 mod raw;
+mod simple;
 mod stop;
 mod streaming;
+mod tokens;
 mod tools;

@@ -3,12 +3,12 @@
 //! Every answer is read by the testkit, which fails on one without a request id or, if it is an error, without OpenAI's
 //! error object. Time-outs are configured in milliseconds; nothing sleeps.
 
-use std::io::{BufReader, ErrorKind, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use gossamer_testkit::client::Response;
-use gossamer_testkit::{Control, Script, TestServer, TestSetup};
+use gossamer_testkit::{Script, TestServer, TestSetup};
 use serde_json::json;
 
 use crate::common::{CHAT, HELLO, chat, server, with};
@@ -16,7 +16,7 @@ use crate::common::{CHAT, HELLO, chat, server, with};
 const SHORT: Duration = Duration::from_millis(60);
 
 /// A connection that sent these bytes.
-fn sent(server: &TestServer, bytes: impl AsRef<[u8]>) -> TcpStream {
+pub fn sent(server: &TestServer, bytes: impl AsRef<[u8]>) -> TcpStream {
     let mut stream = server.client().connect();
     stream
         .write_all(bytes.as_ref())
@@ -24,13 +24,13 @@ fn sent(server: &TestServer, bytes: impl AsRef<[u8]>) -> TcpStream {
     stream
 }
 
-fn answer(stream: &mut TcpStream) -> Response {
+pub fn answer(stream: &mut TcpStream) -> Response {
     Response::read(&mut BufReader::new(stream), "GET")
 }
 
 /// The rest of what comes until the server closes.
 #[track_caller]
-fn rest(stream: &mut TcpStream) -> Vec<u8> {
+pub fn rest(stream: &mut TcpStream) -> Vec<u8> {
     let mut rest = Vec::new();
     stream
         .read_to_end(&mut rest)
@@ -38,13 +38,13 @@ fn rest(stream: &mut TcpStream) -> Vec<u8> {
     rest
 }
 
-fn post(path: &str, headers: &str, body: &str) -> String {
+pub fn post(path: &str, headers: &str, body: &str) -> String {
     format!(
         "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{headers}\r\n{body}"
     )
 }
 
-fn with_length(body: &str) -> String {
+pub fn with_length(body: &str) -> String {
     post(CHAT, &format!("content-length: {}\r\n", body.len()), body)
 }
 
@@ -503,97 +503,4 @@ fn a_request_for_an_upgrade_is_answered_as_if_it_had_not_asked() {
         assert_eq!(response.status, 200, "{}", response.text());
         assert!(response.text().contains("world"), "{}", response.text());
     }
-}
-
-#[test]
-fn a_pipeline_is_answered_in_order_errors_included() {
-    let server = server(Script::echo());
-    let get = "GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
-    let many = get.repeat(50);
-    let chat = with_length(&chat("Hi").to_string());
-    let bad = with_length("{nonsense");
-    let stream = sent(&server, format!("{chat}{bad}{many}{chat}"));
-    let mut reader = BufReader::new(stream);
-    let mut next = || Response::read(&mut reader, "GET");
-    next().ok();
-    next().error(400);
-    for _ in 0..50 {
-        next().ok();
-    }
-    next().ok();
-}
-
-/// The second request being nonsense is no reason to drop the first one's answer.
-#[test]
-fn nonsense_behind_a_request_does_not_cost_its_answer() {
-    let control = Control::default();
-    let mut setup = TestSetup::new(Script::echo());
-    setup.control = control.clone();
-    control.hold();
-    let server = setup.start();
-    let mut stream = sent(
-        &server,
-        with_length(&chat("Hi").to_string()) + "nonsense\r\n\r\n",
-    );
-    server.wait_until("the request runs", |stats| {
-        stats.running + stats.waiting > 0
-    });
-    control.release();
-    let mut reader = BufReader::new(&mut stream);
-    Response::read(&mut reader, "GET").ok();
-    let error = Response::read(&mut reader, "GET").error(400);
-    assert_eq!(error.code.as_deref(), Some("malformed_request"));
-    assert_eq!(rest(reader.get_mut()), b"");
-}
-
-#[test]
-fn a_client_that_goes_away_in_the_middle_of_its_request_leaves_nothing() {
-    let server = server(Script::echo());
-    for bytes in [
-        String::new(),
-        "GET /hea".to_owned(),
-        post(CHAT, "content-length: 1000\r\n", "{\"mod"),
-        post(CHAT, "transfer-encoding: chunked\r\n", "5\r\n{\"m"),
-        with_length(&chat("Hi").to_string()),
-    ] {
-        drop(sent(&server, bytes));
-    }
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while server.metric("gossamer_api_connections_open") > 0.0
-        || server.metric("gossamer_api_requests_in_flight") > 0.0
-    {
-        assert!(Instant::now() < deadline, "{}", server.metrics.render());
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    server.wait_until_idle();
-}
-
-#[test]
-fn half_a_body_and_no_more_is_told_so() {
-    let server = server(Script::echo());
-    let mut stream = sent(&server, post(CHAT, "content-length: 1000\r\n", "{\"mod"));
-    stream.shutdown(Shutdown::Write).expect("half of it closes");
-    let error = answer(&mut stream).error(400);
-    assert_eq!(error.code.as_deref(), Some("malformed_request"));
-}
-
-#[test]
-fn a_reset_is_survived() {
-    let server = server(Script::echo());
-    let stream = sent(
-        &server,
-        with_length(&with(&chat("Hi"), json!({"stream": true})).to_string()),
-    );
-    // Closing with the answer unread in the buffer sends a reset.
-    let mut first = [0];
-    loop {
-        match stream.peek(&mut first) {
-            Ok(1) => break,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            other => panic!("{other:?}"),
-        }
-    }
-    drop(stream);
-    server.wait_until_idle();
-    server.client().get("/health").ok();
 }

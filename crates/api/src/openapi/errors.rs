@@ -1,0 +1,188 @@
+//! The error answers of a route, from the table of error codes.
+//!
+//! A route names a set of codes; status, description and example of each answer follow from [`ErrorCode`].
+//! Invariant: each code is in at least one set, or is here said to belong to no documented route.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use utoipa::IntoResponses;
+use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder, Type};
+
+use super::header;
+use crate::error::ErrorCode;
+
+/// A body that is refused before or while its fields are read.
+const BODY: &[ErrorCode] = &[
+    ErrorCode::InvalidJson,
+    ErrorCode::MissingParameter,
+    ErrorCode::UnknownParameter,
+    ErrorCode::UnsupportedParameter,
+    ErrorCode::UnsupportedValue,
+    ErrorCode::InvalidType,
+    ErrorCode::InvalidValue,
+    ErrorCode::IntegerBelowMin,
+    ErrorCode::IntegerAboveMax,
+    ErrorCode::DecimalBelowMin,
+    ErrorCode::DecimalAboveMax,
+    ErrorCode::EmptyArray,
+    ErrorCode::ArrayAboveMaxLength,
+    ErrorCode::StringAboveMaxLength,
+    ErrorCode::ObjectAboveMaxProperties,
+    ErrorCode::EmptyString,
+    ErrorCode::ModelNotFound,
+    ErrorCode::RequestTimeout,
+    ErrorCode::PayloadTooLarge,
+    ErrorCode::UnsupportedMediaType,
+    ErrorCode::Overloaded,
+];
+
+/// A valid request that cannot be answered.
+const GENERATION: &[ErrorCode] = &[
+    ErrorCode::ContextLengthExceeded,
+    ErrorCode::RateLimitRequests,
+    ErrorCode::RateLimitTokens,
+    ErrorCode::RateLimitConcurrency,
+    ErrorCode::QueueFull,
+    ErrorCode::EngineError,
+    ErrorCode::QueueTimeout,
+    ErrorCode::ShuttingDown,
+];
+
+/// What any route may answer.
+const ANY: &[ErrorCode] = &[
+    ErrorCode::MalformedRequest,
+    ErrorCode::MethodNotAllowed,
+    ErrorCode::HeadersTooLarge,
+    ErrorCode::Internal,
+];
+
+/// Of every route that needs a credential; added to it by `security.rs`.
+pub(super) const CREDENTIAL: &[ErrorCode] = &[ErrorCode::InvalidApiKey, ErrorCode::MissingScope];
+
+/// Of routes that generate.
+pub(crate) struct GenerationErrors;
+
+impl IntoResponses for GenerationErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        by_status(&[BODY, GENERATION, ANY])
+    }
+}
+
+/// Of routes that read a body and do not generate.
+pub(crate) struct BodyErrors;
+
+impl IntoResponses for BodyErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        by_status(&[BODY, ANY])
+    }
+}
+
+/// Of routes that read nothing.
+pub(crate) struct ServerErrors;
+
+impl IntoResponses for ServerErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        by_status(&[ANY])
+    }
+}
+
+/// Of a route that names a model in its path.
+pub(crate) struct UnknownModel;
+
+impl IntoResponses for UnknownModel {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        by_status(&[&[ErrorCode::ModelNotFound], ANY])
+    }
+}
+
+/// Of `/ready`.
+pub(crate) struct NotReady;
+
+impl IntoResponses for NotReady {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        by_status(&[&[ErrorCode::NotReady], ANY])
+    }
+}
+
+/// One response per status, with all codes that have it.
+pub(super) fn by_status(sets: &[&[ErrorCode]]) -> BTreeMap<String, RefOr<Response>> {
+    let mut groups: BTreeMap<String, Vec<ErrorCode>> = BTreeMap::new();
+    for code in sets.iter().copied().flatten() {
+        let group = groups.entry(code.status().as_str().to_owned()).or_default();
+        if !group.contains(code) {
+            group.push(*code);
+        }
+    }
+    groups
+        .into_iter()
+        .map(|(status, codes)| (status, RefOr::T(response(&codes))))
+        .collect()
+}
+
+fn response(codes: &[ErrorCode]) -> Response {
+    let lines: Vec<String> = codes
+        .iter()
+        .map(|code| format!("`{}`: {}", code.as_str(), code.description()))
+        .collect();
+    let description = match lines.as_slice() {
+        [line] => line.clone(),
+        lines => format!("One of:\n\n- {}", lines.join("\n- ")),
+    };
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name("ErrorBody")))
+        .example(codes.first().map(|code| example(*code)))
+        .build();
+    let mut response = ResponseBuilder::new()
+        .description(description)
+        .content("application/json", content);
+    if codes.iter().any(|code| retries(*code)) {
+        let seconds = header(Type::Integer, "Seconds after which to try again.");
+        response = response.header("retry-after", seconds);
+    }
+    if codes.contains(&ErrorCode::InvalidApiKey) {
+        let challenge = header(
+            Type::String,
+            "`Bearer`, and why the credential was not accepted.",
+        );
+        response = response.header("www-authenticate", challenge);
+    }
+    if codes.contains(&ErrorCode::MethodNotAllowed) {
+        let methods = header(Type::String, "The methods that the path has.");
+        response = response.header("allow", methods);
+    }
+    response.build()
+}
+
+/// Whether the answer has `Retry-After`.
+fn retries(code: ErrorCode) -> bool {
+    matches!(code.status().as_u16(), 429 | 503)
+}
+
+fn example(code: ErrorCode) -> serde_json::Value {
+    json!({"error": {
+        "message": code.description(),
+        "type": code.kind(),
+        "param": null,
+        "code": code.as_str(),
+    }})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_documented() {
+        // Paths that do not exist are not in the document.
+        let undocumented = [ErrorCode::UnknownUrl];
+        let sets = [BODY, GENERATION, CREDENTIAL, ANY, &[ErrorCode::NotReady]].concat();
+        for code in ErrorCode::ALL {
+            assert_eq!(
+                sets.contains(code),
+                !undocumented.contains(code),
+                "{code:?} must be in a set of openapi/errors.rs"
+            );
+        }
+    }
+}
