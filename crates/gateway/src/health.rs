@@ -45,6 +45,7 @@ pub async fn probe(scheduler: &SchedulerHandle) -> Result<(), ProbeError> {
         priority: 0,
         handover: None,
         prompt_logprobs: None,
+        constraint: None,
     })?;
     // Ends with `Finished` or `Failed`, and only then gives nothing more.
     while let Some(event) = tokens.next().await {
@@ -116,6 +117,7 @@ mod tests {
             let token = SampledToken {
                 token: 1,
                 logprobs: None,
+                constrained: None,
             };
             let samples = plan.sample_specs().map(|_| token.clone()).collect();
             Ok(StepOutput {

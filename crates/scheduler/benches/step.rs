@@ -52,6 +52,7 @@ fn measure(num_seqs: usize, prompt_len: usize) -> (Duration, Duration) {
             priority: 0,
             handover: None,
             prompt_logprobs: None,
+            constraint: None,
         };
         scheduler.submit(RequestId(id), request).expect("it fits");
     }
@@ -63,6 +64,7 @@ fn measure(num_seqs: usize, prompt_len: usize) -> (Duration, Duration) {
         let draw = |_| SampledToken {
             token: plans.len() as u32,
             logprobs: None,
+            constrained: None,
         };
         let output = StepOutput {
             samples: plan.sample_specs().map(draw).collect(),

@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::constraint::ConstraintState;
 use crate::request::{SamplingParams, SeqId, TokenId};
 
 /// A KV block id: an index into the engine's block pool of one KV group.
@@ -88,6 +89,8 @@ pub struct SampleSpec {
     pub banned: Option<Arc<[TokenId]>>,
     /// The sequence's tokens, when the penalties need them.
     pub history: Option<History>,
+    /// What may be drawn.
+    pub constraint: Option<Arc<ConstraintState>>,
 }
 
 /// A sequence's tokens so far, for penalties.

@@ -144,6 +144,11 @@ impl Scheduler {
 
     /// Adds a drawn token, and what a handover puts behind it.
     fn append(&mut self, id: SeqId, drawn: SampledToken) {
+        let constraint = &self.sequences[&id].constraint;
+        if constraint.as_ref().is_some_and(|state| state.is_dead()) {
+            self.end_sequence(id, Doom::Finish(FinishReason::DeadEnd));
+            return;
+        }
         if !self.push(id, drawn) {
             return;
         }
@@ -156,8 +161,12 @@ impl Scheduler {
         }
         sequence.counter.open = false;
         for &token in &rule.tokens {
-            let logprobs = None;
-            if !self.push(id, SampledToken { token, logprobs }) {
+            let put_in = SampledToken {
+                token,
+                logprobs: None,
+                constrained: None,
+            };
+            if !self.push(id, put_in) {
                 return;
             }
         }
@@ -170,6 +179,9 @@ impl Scheduler {
         let token = drawn.token;
         let may_stop = sequence.output_len() >= request.stop.min_tokens;
         sequence.tokens.output.push(token);
+        if let Some(constraint) = &sequence.constraint {
+            constraint.note(token);
+        }
         request.summary.output_len += 1;
         let event = TokenEvent::Token {
             index: sequence.index,

@@ -1,6 +1,7 @@
 //! The seam below: what the scheduler needs from an engine. Owned here, implemented there.
 
 use crate::batch_plan::BatchPlan;
+use crate::constraint::{Bearing, Part};
 use crate::request::{PromptLogprobs, TokenId, TokenLogprobs};
 
 /// What an engine can hold; fixed from start to stop.
@@ -51,6 +52,8 @@ pub struct SampledToken {
     pub token: TokenId,
     /// Present when the spec's parameters ask for it.
     pub logprobs: Option<Box<TokenLogprobs>>,
+    /// Where the sequence is constrained: in what, and what that meant for this token.
+    pub constrained: Option<(Part, Bearing)>,
 }
 
 /// A step failed.

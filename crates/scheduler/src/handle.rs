@@ -328,6 +328,7 @@ mod tests {
             priority: 0,
             handover: None,
             prompt_logprobs: None,
+            constraint: None,
         };
         let mut unheard = handle.submit(request.clone()).unwrap();
         assert_eq!(unheard.try_next(), None);

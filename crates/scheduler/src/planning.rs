@@ -210,6 +210,7 @@ impl Scheduler {
             params: Arc::clone(&request.sampling),
             banned: ban_stops.then(|| Arc::clone(&request.stop.stop_token_ids)),
             history,
+            constraint: sequence.constraint.clone(),
         }
     }
 }

@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use crate::constraint::ConstraintSource;
+
 /// A token id of the model's vocabulary.
 pub type TokenId = u32;
 
@@ -100,6 +102,8 @@ pub struct NewRequest {
     /// `Some(k)`: report how likely each token of the prompt but the first was, and the `k` likeliest at its place. The
     /// prefix cache then serves nothing to this request: its logits would be missing.
     pub prompt_logprobs: Option<u8>,
+    /// What the output may be; each sequence has its own state. `None`: anything.
+    pub constraint: Option<Arc<dyn ConstraintSource>>,
 }
 
 /// Ends a part of the output after so many tokens: other tokens are put in as if they had been drawn.
@@ -129,6 +133,8 @@ pub enum FinishReason {
     Length,
     /// The caller ended this one sequence ([`crate::TokenStream::finish_sequence`]), e.g. on a stop string.
     Caller,
+    /// The request's constraint allows no token any more. Like [`FinishReason::Length`], the output is what there is of it.
+    DeadEnd,
 }
 
 /// Log-probabilities at one position, natural logarithm, of the distribution before temperature and filters.

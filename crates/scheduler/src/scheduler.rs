@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::admission::Limits;
 use crate::config::SchedulerConfig;
+use crate::constraint::ConstraintState;
 use crate::executor::Capacity;
 use crate::kv_groups::{KvGroups, SequenceKv};
 use crate::request::{
@@ -162,6 +163,8 @@ impl Scheduler {
                     output: Vec::new(),
                 },
                 counter: Counter::default(),
+                constraint: (request.constraint.as_ref())
+                    .map(|source| Arc::new(ConstraintState::new(Arc::clone(source)))),
                 phase: if index == 0 {
                     Phase::Waiting
                 } else {

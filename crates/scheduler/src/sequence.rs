@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::constraint::ConstraintState;
 use crate::kv_groups::SequenceKv;
 use crate::request::{FinishReason, Handover, RequestId, SeqId, TokenId};
 
@@ -108,6 +109,7 @@ pub(crate) struct Sequence {
     pub(crate) index: u32,
     pub(crate) tokens: Tokens,
     pub(crate) counter: Counter,
+    pub(crate) constraint: Option<Arc<ConstraintState>>,
     pub(crate) phase: Phase,
     /// Empty unless running.
     pub(crate) kv: SequenceKv,

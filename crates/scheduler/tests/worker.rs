@@ -48,6 +48,7 @@ impl Executor for Scripted {
         let draw = |spec: &SampleSpec| SampledToken {
             token: 100 + spec.output_len as u32,
             logprobs: None,
+            constrained: None,
         };
         Ok(StepOutput {
             samples: plan.sample_specs().map(draw).collect(),
@@ -125,6 +126,7 @@ fn request(prompt_len: usize, max_tokens: usize) -> NewRequest {
         priority: 0,
         handover: None,
         prompt_logprobs: None,
+        constraint: None,
     }
 }
 

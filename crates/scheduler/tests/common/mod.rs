@@ -217,6 +217,7 @@ impl Executor for ContentExecutor {
                 samples.push(SampledToken {
                     token: next_token(&tokens, spec.params.seed, spec.choice, banned),
                     logprobs: None,
+                    constrained: None,
                 });
             }
         }

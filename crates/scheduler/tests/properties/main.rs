@@ -99,6 +99,7 @@ impl Driver {
                     let token = SampledToken {
                         token: 0,
                         logprobs: None,
+                        constrained: None,
                     };
                     output.samples.push(token);
                     Some(output)

@@ -123,6 +123,7 @@ fn request(limit: usize) -> impl Strategy<Value = NewRequest> {
                 priority,
                 handover: handover.map(Arc::new),
                 prompt_logprobs,
+                constraint: None,
             }
         },
     )

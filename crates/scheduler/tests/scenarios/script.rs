@@ -132,6 +132,7 @@ impl Script {
             priority: options.get("priority").copied().unwrap_or(0) as i32,
             handover: None,
             prompt_logprobs: options.get("scores").map(|&top| top as u8),
+            constraint: None,
         };
         let id = RequestId(self.requests.len() as u64);
         match self.scheduler.submit(id, request) {
