@@ -1,7 +1,7 @@
 //! The output projection on the CPU, and the logits it makes: in place, or once for each run of equal rows.
 //!
 //! The output projection of a model that was trained on a part of its vocabulary has the same row for every other
-//! token; so has the embedded model's, for nineteen rows in twenty. Equal rows give equal logits, so computing each
+//! token; so has the embedded model's, where 5755 of 201088 rows differ from the one before. Equal rows give equal logits, so computing each
 //! once is exact, and the sampler knows rows of runs ([`Row`]). Full vocabularies are left in place.
 
 use std::sync::Arc;
