@@ -100,6 +100,7 @@ fn plan(batch: usize, computed: usize, len: usize, params: &Arc<SamplingParams>)
                 params: Arc::clone(params),
                 banned: None,
                 history: None,
+                constraint: None,
             }],
             scores: None,
         });

@@ -1,14 +1,16 @@
 //! From logits to a token: bias, bans, penalties, temperature, filters, the draw, log-probabilities.
 //!
-//! Knows one row at a time, never the batch; with [`random`] a pure function of the row and the [`SampleSpec`].
-//! Invariant: what is drawn has a finite logit after every edit.
+//! Knows one row at a time, never the batch; with [`random`] a pure function of the row, the [`SampleSpec`] and the state of
+//! its constraint. Invariant: what is drawn has a finite logit after every edit.
 //!
-//! Order: bias, repetition, frequency and presence penalty, bans; then greedy, or temperature, min-p, top-k, top-p
-//! (each over what the one before left, as vLLM does). Log-probabilities are the model's own, before all of that.
+//! Order: bias, repetition, frequency and presence penalty, bans; what the sequence's constraint refuses ([`constrained`]);
+//! then greedy, or temperature, min-p, top-k, top-p (each over what the one before left, as vLLM does). Log-probabilities
+//! are the model's own, before all of that.
 //!
 //! The vocabulary has 201088 tokens, so nothing sorts it. Filters look at the tokens within some distance below the
 //! largest logit and widen that distance until what they search for must be inside.
 
+mod constrained;
 mod random;
 mod row;
 
@@ -34,6 +36,14 @@ const DISTANCES: [f32; 3] = [8.0, 16.0, 32.0];
 pub struct Scratch {
     changes: Changes,
     edited: Edited,
+    drawing: Drawing,
+}
+
+/// Buffers of one draw.
+#[derive(Default)]
+struct Drawing {
+    /// Row without what a constraint refuses.
+    masked: Edited,
     kept: Vec<u32>,
     weights: Vec<f64>,
 }
@@ -49,31 +59,61 @@ pub fn sample(
     scratch: &mut Scratch,
 ) -> Result<SampledToken, StepError> {
     check_finite(logits, spec.seq.0)?;
-    let params = &spec.params;
     let Scratch {
         changes,
         edited,
-        kept,
-        weights,
+        drawing,
     } = scratch;
     let candidates = edit(logits, spec, changes, edited)?;
+    let (token, constrained) = match &spec.constraint {
+        None => {
+            let token = choose(
+                isa,
+                candidates,
+                spec,
+                0,
+                &mut drawing.kept,
+                &mut drawing.weights,
+            );
+            (
+                token.ok_or(StepError::NothingToSample { seq: spec.seq.0 })?,
+                None,
+            )
+        }
+        Some(state) => constrained::sample(isa, logits, candidates, spec, state, drawing)?,
+    };
+    let kept = &mut drawing.kept;
+    let logprobs = (spec.params.logprobs)
+        .map(|count| Box::new(logprobs(isa, logits, token, usize::from(count), kept)));
+    Ok(SampledToken {
+        token,
+        logprobs,
+        constrained,
+    })
+}
 
+/// The token that the parameters choose from a row; `None` if all logits are -inf.
+fn choose(
+    isa: Isa,
+    candidates: Row<'_>,
+    spec: &SampleSpec,
+    attempt: u32,
+    kept: &mut Vec<u32>,
+    weights: &mut Vec<f64>,
+) -> Option<u32> {
+    let params = &spec.params;
     let best = candidates.best(isa);
     let largest = candidates.at(best);
     if largest == f32::NEG_INFINITY {
-        return Err(StepError::NothingToSample { seq: spec.seq.0 });
+        return None;
     }
     // A temperature that is not a number is greedy too.
-    let token = if params.temperature >= MIN_TEMPERATURE {
-        let uniform = random::uniform(params.seed, spec.choice, spec.output_len);
+    Some(if params.temperature >= MIN_TEMPERATURE {
+        let uniform = random::uniform(params.seed, spec.choice, spec.output_len, attempt);
         draw(isa, candidates, largest, params, uniform, kept, weights)
     } else {
         best
-    };
-    let logprobs = params
-        .logprobs
-        .map(|count| Box::new(logprobs(isa, logits, token, usize::from(count), kept)));
-    Ok(SampledToken { token, logprobs })
+    })
 }
 
 /// How likely the token was by one row of raw logits.
@@ -89,7 +129,13 @@ pub fn score(
     check_finite(logits, score.seq)?;
     Ok(PromptLogprobs {
         rank: logits.rank(score.token),
-        logprobs: logprobs(isa, logits, score.token, score.top, &mut scratch.kept),
+        logprobs: logprobs(
+            isa,
+            logits,
+            score.token,
+            score.top,
+            &mut scratch.drawing.kept,
+        ),
     })
 }
 

@@ -8,10 +8,11 @@ const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 const ROUNDS: usize = 10;
 
-/// A number in [0, 1) with 53 random bits for token number `output_len` of choice `choice` of a request.
-pub fn uniform(seed: u64, choice: u32, output_len: usize) -> f64 {
+/// A number in [0, 1) with 53 random bits for token number `output_len` of choice `choice` of a request. Every `attempt` to
+/// draw that token has its own, from 0.
+pub fn uniform(seed: u64, choice: u32, output_len: usize, attempt: u32) -> f64 {
     let position = output_len as u64;
-    let counter = [position as u32, (position >> 32) as u32, choice, 0];
+    let counter = [position as u32, (position >> 32) as u32, choice, attempt];
     let [a, b, ..] = philox4x32(counter, [seed as u32, (seed >> 32) as u32]);
     let bits = (u64::from(a) << 32 | u64::from(b)) >> 11;
     bits as f64 * (1.0 / (1u64 << 53) as f64)
@@ -63,7 +64,7 @@ mod tests {
     fn numbers_fill_the_unit_interval_evenly() {
         let mut buckets = [0usize; 16];
         for position in 0..16_000 {
-            let u = uniform(7, 1, position);
+            let u = uniform(7, 1, position, 0);
             assert!((0.0..1.0).contains(&u));
             buckets[(u * 16.0) as usize] += 1;
         }
@@ -76,13 +77,14 @@ mod tests {
     }
 
     #[test]
-    fn seed_choice_and_position_each_change_the_number() {
-        let base = uniform(1, 0, 0);
+    fn seed_choice_position_and_attempt_each_change_the_number() {
+        let base = uniform(1, 0, 0, 0);
         for other in [
-            uniform(2, 0, 0),
-            uniform(1 << 32, 0, 0),
-            uniform(1, 1, 0),
-            uniform(1, 0, 1),
+            uniform(2, 0, 0, 0),
+            uniform(1 << 32, 0, 0, 0),
+            uniform(1, 1, 0, 0),
+            uniform(1, 0, 1, 0),
+            uniform(1, 0, 0, 1),
         ] {
             assert_ne!(base, other);
         }

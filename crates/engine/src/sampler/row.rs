@@ -4,6 +4,8 @@
 //! of its vocabulary has the same output row for all the rest (see `backend/cpu/head.rs`); for the embedded model that makes
 //! a row 35 times shorter. Invariant: results are those of the row written out, sums but for rounding.
 
+mod mask;
+
 use std::cmp::Ordering;
 use std::ops::Range;
 

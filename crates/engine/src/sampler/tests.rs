@@ -17,6 +17,7 @@ fn spec(change: impl FnOnce(&mut SamplingParams)) -> SampleSpec {
         params: Arc::new(params),
         banned: None,
         history: None,
+        constraint: None,
     }
 }
 

@@ -48,6 +48,7 @@ pub fn plan(rows: &[(&Row, usize)]) -> BatchPlan {
                 params: Arc::clone(&row.params),
                 banned: None,
                 history: None,
+                constraint: None,
             }],
             false => Vec::new(),
         };

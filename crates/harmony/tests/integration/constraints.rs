@@ -53,25 +53,35 @@ fn closing() -> Vec<Token> {
     tokens
 }
 
+/// An allowed token: often one that brings the text to its end, else any.
+fn pick(guard: &mut TurnGuard, closing: &[Token], dice: &mut Dice) -> Option<Token> {
+    if guard.writing() != Writing::Header {
+        if dice.below(3) > 0 {
+            let likely = closing.iter().copied().filter(|token| guard.allows(*token));
+            let likely: Vec<Token> = likely.collect();
+            if !likely.is_empty() {
+                return Some(likely[dice.below(likely.len())]);
+            }
+        }
+        for _ in 0..20 {
+            let token = dice.below(VOCAB_SIZE) as Token;
+            if guard.allows(token) {
+                return Some(token);
+            }
+        }
+    }
+    let all = allowed(guard);
+    (!all.is_empty()).then(|| all[dice.below(all.len())])
+}
+
 /// Writes a turn of at most `max` tokens; `None` if it did not end by then.
 fn write(rules: &Arc<TurnRules>, dice: &mut Dice, max: usize) -> Option<Vec<Token>> {
     let mut guard = TurnGuard::new(Arc::clone(rules));
     let closing = closing();
     let mut turn = Vec::new();
     while turn.len() < max {
-        let mut choice = allowed(&mut guard);
-        assert!(!choice.is_empty(), "a dead end behind {:?}", text(&turn));
-        if guard.writing() != Writing::Header && dice.below(3) > 0 {
-            let likely: Vec<Token> = choice
-                .iter()
-                .copied()
-                .filter(|token| closing.contains(token))
-                .collect();
-            if !likely.is_empty() {
-                choice = likely;
-            }
-        }
-        let token = choice[dice.below(choice.len())];
+        let token = pick(&mut guard, &closing, dice);
+        let token = token.unwrap_or_else(|| panic!("a dead end behind {:?}", text(&turn)));
         assert!(guard.allows(token));
         guard.advance(token);
         turn.push(token);
@@ -159,7 +169,7 @@ fn answers_and_arguments_are_valid_by_their_schemas() {
                 json_answer: true,
                 headers: true,
             }));
-            for _ in 0..6 {
+            for _ in 0..4 {
                 let Some(turn) = write(&rules, &mut dice, 400) else {
                     continue;
                 };
@@ -174,7 +184,7 @@ fn answers_and_arguments_are_valid_by_their_schemas() {
             }
         }
     }
-    assert!(written > 30, "only {written} turns came to an end");
+    assert!(written > 20, "only {written} turns came to an end");
 }
 
 #[test]
@@ -242,8 +252,8 @@ fn what_is_allowed_and_what_is_asked_agree() {
         ..TurnWishes::default()
     }));
     let mut dice = Dice(3);
-    for _ in 0..4 {
-        let Some(turn) = write(&rules, &mut dice, 60) else {
+    for _ in 0..2 {
+        let Some(turn) = write(&rules, &mut dice, 40) else {
             continue;
         };
         let mut guard = TurnGuard::new(Arc::clone(&rules));
