@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use gossamer_harmony::Tokenizer;
+use gossamer_harmony::{GrammarCache, Tokenizer};
 use gossamer_metrics::Metrics;
 use gossamer_scheduler::SchedulerHandle;
 
@@ -33,6 +33,8 @@ pub struct ApiConfig {
     pub default_max_tokens: Option<usize>,
     /// Send the reasoning as `reasoning_content` too, not only as `reasoning`.
     pub reasoning_content: bool,
+    /// Hold the headers of messages to their form, unless a request says otherwise.
+    pub constrain_headers: bool,
     /// A comment is sent into a stream that has been silent for this long; `None` sends none.
     pub heartbeat: Option<Duration>,
     /// `Retry-After` of an answer that the server is too busy.
@@ -80,6 +82,7 @@ pub struct AppState {
     pub(crate) info: Arc<ServerInfo>,
     pub(crate) auth: Arc<Auth>,
     pub(crate) bodies: BodyMemory,
+    pub(crate) grammars: Arc<GrammarCache>,
     /// Turns the salts that clients choose into the scheduler's. Its keys are random, so nobody can look for two salts
     /// that are the same to it.
     salts: RandomState,
@@ -99,6 +102,7 @@ impl AppState {
     ) -> Self {
         // Built on first use, which takes a while: now, and not under the first request.
         let _ = Tokenizer::get();
+        gossamer_harmony::prepare_grammars();
         Self {
             scheduler,
             metrics,
@@ -106,6 +110,7 @@ impl AppState {
             info: Arc::new(info),
             auth: Arc::new(auth),
             bodies: BodyMemory::default(),
+            grammars: Arc::default(),
             salts: RandomState::new(),
             started: Instant::now(),
             created: unix_seconds(),

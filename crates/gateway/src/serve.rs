@@ -201,6 +201,7 @@ fn api_config(config: &Config) -> ApiConfig {
         max_choices: config.api.max_n,
         default_max_tokens: config.api.default_max_tokens,
         reasoning_content: config.api.reasoning_content,
+        constrain_headers: config.api.constrain_headers,
         heartbeat: config.api.heartbeat,
         retry_after: config.api.retry_after,
         system_fingerprint: Some(format!("gossamer-{}", env!("CARGO_PKG_VERSION"))),

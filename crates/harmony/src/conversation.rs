@@ -72,8 +72,21 @@ pub struct Conversation {
     pub instructions: Option<String>,
     /// Functions the model may call.
     pub tools: Vec<Tool>,
+    /// The form that the answer must have.
+    pub response_format: Option<ResponseFormat>,
     /// The dialogue, oldest first.
     pub turns: Vec<Turn>,
+}
+
+/// A form of the answer that the model is told of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ResponseFormat {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub description: Option<String>,
+    /// JSON schema of the answer.
+    pub schema: Value,
 }
 
 /// A function the model may call.

@@ -19,7 +19,7 @@ pub use constraint::{
     Callable, Compiled, Grammar, GrammarCache, GrammarError, GrammarSource, MAX_GRAMMAR_BYTES,
     Next, TurnGuard, TurnRules, TurnWishes, Writing, prepare_grammars,
 };
-pub use conversation::{Conversation, ReasoningEffort, Role, Tool, ToolCall, Turn};
+pub use conversation::{Conversation, ReasoningEffort, ResponseFormat, Role, Tool, ToolCall, Turn};
 pub use parser::{Channel, Delta, Parser, RepairKind, Repairs};
 pub use render::render;
 pub use tokenizer::Tokenizer;

@@ -6,7 +6,7 @@
 //! Work is linear in the length of the conversation.
 
 use crate::tools::declare_functions;
-use crate::{Conversation, Role, Token, Tokenizer, ToolCall, Turn, special};
+use crate::{Conversation, ResponseFormat, Role, Token, Tokenizer, ToolCall, Turn, special};
 
 /// The format's default first line of the system message.
 const MODEL_IDENTITY: &str = "You are ChatGPT, a large language model trained by OpenAI.";
@@ -71,10 +71,22 @@ fn system_text(conversation: &Conversation) -> String {
 fn developer_text(conversation: &Conversation) -> Option<String> {
     let instructions = conversation.instructions.as_deref().map(instructions_text);
     let tools = (!conversation.tools.is_empty()).then(|| declare_functions(&conversation.tools));
-    match (instructions, tools) {
-        (Some(instructions), Some(tools)) => Some(format!("{instructions}\n\n{tools}")),
-        (either, other) => either.or(other),
+    let format = conversation.response_format.as_ref().map(format_text);
+    let sections: Vec<_> = [instructions, tools, format]
+        .into_iter()
+        .flatten()
+        .collect();
+    (!sections.is_empty()).then(|| sections.join("\n\n"))
+}
+
+/// As in "Structured output" of openai/harmony `docs/format.md`; the official crate leaves this section to its caller.
+fn format_text(format: &ResponseFormat) -> String {
+    let mut text = format!("# Response Formats\n\n## {}\n\n", format.name);
+    for line in format.description.iter().flat_map(|text| text.lines()) {
+        text.push_str(&format!("// {line}\n"));
     }
+    text.push_str(&format.schema.to_string());
+    text
 }
 
 fn instructions_text(instructions: &str) -> String {

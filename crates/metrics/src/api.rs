@@ -19,6 +19,8 @@ pub struct ApiMetrics {
     finished: IntCounterVec,
     cancelled: IntCounter,
     repairs: IntCounterVec,
+    grammar_lookups: IntCounterVec,
+    grammar_compile: Histogram,
 }
 
 impl ApiMetrics {
@@ -34,6 +36,8 @@ impl ApiMetrics {
             finished: catalog.finished.clone(),
             cancelled: catalog.cancelled.clone(),
             repairs: catalog.harmony_repairs.clone(),
+            grammar_lookups: catalog.grammar_lookups.clone(),
+            grammar_compile: catalog.grammar_compile.clone(),
         }
     }
 
@@ -82,6 +86,15 @@ impl ApiMetrics {
     /// A client went away before its answer was complete.
     pub fn cancelled(&self) {
         self.cancelled.inc();
+    }
+
+    /// A request asked for a grammar, which was in the cache, or took so long to compile.
+    pub fn grammar(&self, compiled: Option<Duration>) {
+        let result = if compiled.is_some() { "miss" } else { "hit" };
+        self.grammar_lookups.with_label_values(&[result]).inc();
+        if let Some(took) = compiled {
+            self.grammar_compile.observe(took.as_secs_f64());
+        }
     }
 
     /// The harmony parser repaired `count` deviations of this kind.

@@ -32,6 +32,11 @@ const STEP_BUCKETS: &[f64] = &[
     8.0,
 ];
 
+/// Compiling a grammar, seconds.
+const COMPILE_BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0,
+];
+
 /// Tokens in one step (`vllm:iteration_tokens_total`).
 const STEP_TOKEN_BUCKETS: &[f64] = &[
     1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0,
@@ -67,6 +72,9 @@ pub(crate) struct Catalog {
     pub finished: IntCounterVec,
     pub cancelled: IntCounter,
     pub harmony_repairs: IntCounterVec,
+    pub constrained_draws: IntCounterVec,
+    pub grammar_lookups: IntCounterVec,
+    pub grammar_compile: Histogram,
 
     pub engine_info: IntGaugeVec,
     pub weight_bytes: IntGauge,
@@ -108,6 +116,9 @@ impl Catalog {
             finished: register(r, IntCounterVec::new(Opts::new("gossamer_api_choices_finished_total", "Choices completed by finish reason."), &["reason"])),
             cancelled: counter(r, "gossamer_api_requests_cancelled_total", "Requests whose client went away before the answer was complete."),
             harmony_repairs: register(r, IntCounterVec::new(Opts::new("gossamer_harmony_repairs_total", "Deviations from the harmony format in the model's output that the parser repaired."), &["kind"])),
+            constrained_draws: register(r, IntCounterVec::new(Opts::new("gossamer_constrained_draws_total", "Tokens drawn under a constraint: part=\"header\" of a message, \"text\" without and \"body\" with a grammar; outcome=\"kept\" as the model drew it, \"masked\" drawn from what was allowed, \"dead_end\" nothing was."), &["part", "outcome"])),
+            grammar_lookups: register(r, IntCounterVec::new(Opts::new("gossamer_grammar_lookups_total", "Grammars and schemas that requests asked for: result=\"hit\" in the cache, \"miss\" to be compiled."), &["result"])),
+            grammar_compile: histogram(r, "gossamer_grammar_compile_seconds", "Compiling one grammar or schema, failures included.", COMPILE_BUCKETS),
 
             engine_info: register(r, IntGaugeVec::new(Opts::new("gossamer_engine_info", "1; the labels say what is loaded and what computes."), &["model", "backend", "kernels"])),
             weight_bytes: gauge(r, "gossamer_engine_weight_bytes", "Bytes of the model's weights."),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
+use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge};
 
 use crate::catalog::Catalog;
 use crate::rate::RateWindow;
@@ -37,6 +37,7 @@ pub struct SchedulerMetrics {
     step_duration: Histogram,
     step_tokens: Histogram,
     step_failures: IntCounter,
+    constrained_draws: IntCounterVec,
     blocks_used: IntGauge,
     blocks_cached: IntGauge,
     blocks_free: IntGauge,
@@ -75,6 +76,7 @@ impl SchedulerMetrics {
             step_duration: catalog.step_duration.clone(),
             step_tokens: catalog.step_tokens.clone(),
             step_failures: catalog.step_failures.clone(),
+            constrained_draws: catalog.constrained_draws.clone(),
             blocks_used: state("used"),
             blocks_cached: state("cached"),
             blocks_free: state("free"),
@@ -122,6 +124,13 @@ impl SchedulerMetrics {
         self.rates
             .generation
             .add(self.rates.start.elapsed().as_secs(), generated as u64);
+    }
+
+    /// A token was drawn under a constraint.
+    pub fn constrained(&self, part: &'static str, outcome: &'static str) {
+        self.constrained_draws
+            .with_label_values(&[part, outcome])
+            .inc();
     }
 
     /// The engine failed a step.

@@ -278,6 +278,13 @@ impl Loop {
 
     fn commit(&mut self, plan: &BatchPlan, output: StepOutput, took: Duration) {
         let drawn = output.samples.len();
+        for (part, bearing) in output
+            .samples
+            .iter()
+            .filter_map(|sample| sample.constrained)
+        {
+            self.metrics.constrained(part.as_str(), bearing.as_str());
+        }
         match self.core.commit(output) {
             Ok(()) => {
                 self.metrics.step(plan.num_tokens(), drawn, took);

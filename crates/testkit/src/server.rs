@@ -54,6 +54,7 @@ impl TestSetup {
                 max_choices: 8,
                 default_max_tokens: None,
                 reasoning_content: true,
+                constrain_headers: true,
                 heartbeat: None,
                 retry_after: Duration::from_secs(2),
                 system_fingerprint: Some("fp_test".into()),

@@ -5,9 +5,10 @@
 
 use std::sync::Arc;
 
-use gossamer_harmony::{Tokenizer, special};
+use gossamer_harmony::{Tokenizer, TurnRules, special};
 use gossamer_scheduler::{Handover, NewRequest, StopConditions, SubmitError, TokenStream};
 
+use super::constraint::Source;
 use crate::error::{ApiError, ErrorCode};
 use crate::state::AppState;
 use crate::validate::Generate;
@@ -27,6 +28,8 @@ pub(crate) struct Job {
     pub generate: Generate,
     /// Name of the field that holds the prompt, for errors.
     pub prompt_param: &'static str,
+    /// What the answers are held to.
+    pub rules: Option<Arc<TurnRules>>,
     /// Most new tokens, per prompt.
     max_tokens: Vec<usize>,
 }
@@ -48,6 +51,7 @@ impl Job {
             prompts,
             generate,
             prompt_param,
+            rules: None,
             max_tokens,
         })
     }
@@ -82,9 +86,11 @@ impl Job {
         };
         let stop_token_ids: Arc<[u32]> = [own_ends, &generate.stop_token_ids].concat().into();
         let sampling = Arc::new(generate.sampling);
-        let handover = generate
-            .max_reasoning_tokens
-            .map(|max| Arc::new(to_the_answer(max)));
+        let handover = generate.max_reasoning_tokens.map(|max| {
+            let forced = self.rules.as_ref().and_then(|rules| rules.forced_call());
+            Arc::new(behind_the_reasoning(max, forced))
+        });
+        let constraint = self.rules.map(Source::new);
         let cache_salt = state.cache_salt(generate.cache_salt.as_deref());
         let num_prompts = self.prompts.len();
         let mut streams = Vec::with_capacity(num_prompts);
@@ -103,6 +109,7 @@ impl Job {
                 priority: generate.priority,
                 handover: handover.clone(),
                 prompt_logprobs: generate.prompt_logprobs,
+                constraint: constraint.clone(),
             };
             // On an error the streams so far are dropped, which cancels them.
             let stream = state
@@ -115,8 +122,9 @@ impl Job {
     }
 }
 
-/// After so many tokens of reasoning: the end of that message and the header of the answer, as the model writes them.
-fn to_the_answer(max_tokens: usize) -> Handover {
+/// After so many tokens of reasoning: the end of that message and the header of the answer, or as much of that of a call as
+/// is known, as the model writes them.
+fn behind_the_reasoning(max_tokens: usize, forced_call: Option<String>) -> Handover {
     let word = |word| Tokenizer::get().encode(word);
     let (start, channel, message) = ([special::START], [special::CHANNEL], [special::MESSAGE]);
     Handover {
@@ -134,10 +142,10 @@ fn to_the_answer(max_tokens: usize) -> Handover {
         tokens: [
             &[special::END][..],
             &start,
-            &word("assistant"),
-            &channel,
-            &word("final"),
-            &message,
+            &match forced_call {
+                None => [&word("assistant")[..], &channel, &word("final"), &message].concat(),
+                Some(header) => Tokenizer::get().encode_with_special(&header),
+            },
         ]
         .concat(),
     }

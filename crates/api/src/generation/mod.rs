@@ -6,6 +6,7 @@
 
 mod answer;
 mod chat;
+pub(crate) mod constraint;
 mod job;
 pub(crate) mod logprobs;
 mod raw;
@@ -235,8 +236,8 @@ impl Generation {
             } => self.token(prompt, index, token, logprobs),
             TokenEvent::SequenceFinished { index, reason } => {
                 let choice = prompt * self.n + index as usize;
-                let cut = reason == gossamer_scheduler::FinishReason::Length;
-                let cut = cut || self.nothing_wanted;
+                use gossamer_scheduler::FinishReason as Ended;
+                let cut = matches!(reason, Ended::Length | Ended::DeadEnd) || self.nothing_wanted;
                 self.finish_choice(choice, Update::default(), cut);
             }
             TokenEvent::Finished(summary) => {

@@ -8,7 +8,7 @@ use gossamer_harmony::render;
 
 use super::{prepare, read_body};
 use crate::error::ApiError;
-use crate::generation::{ChatAssembler, Generation, Job};
+use crate::generation::{ChatAssembler, Generation, Job, constraint};
 use crate::openapi::errors::GenerationErrors;
 use crate::reply::chat::{ChatChunks, Shown, WholeChat};
 use crate::reply::prompts::{Prompts, Wanted};
@@ -73,8 +73,10 @@ impl Prepared {
         state: &AppState,
     ) -> Result<Self, ApiError> {
         let tools_allowed = !request.conversation.tools.is_empty();
+        let rules = constraint::rules(request.outputs, state)?;
         let prompt = render(&request.conversation);
-        let job = Job::new(vec![prompt], request.generate, prompt_param, state)?;
+        let mut job = Job::new(vec![prompt], request.generate, prompt_param, state)?;
+        job.rules = rules;
         job.check_prompt_logprobs("prompt_logprobs")?;
         Ok(Self {
             job,

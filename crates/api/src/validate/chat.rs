@@ -4,6 +4,7 @@ use gossamer_harmony::{Conversation, ReasoningEffort};
 use serde_json::Value;
 
 use super::fields::{Fields, check_length, invalid, quote, wrong_type};
+use super::outputs::{self, Outputs};
 use super::{Generate, messages, model, sampling, tools};
 use crate::error::{ApiError, ErrorCode};
 use crate::state::ApiConfig;
@@ -21,10 +22,6 @@ pub(crate) const UNSUPPORTED: &[&str] = &[
     "function_call",
     "functions",
     "grammar",
-    "guided_choice",
-    "guided_grammar",
-    "guided_json",
-    "guided_regex",
     "include_stop_str_in_output",
     "length_penalty",
     "logits_processors",
@@ -36,7 +33,6 @@ pub(crate) const UNSUPPORTED: &[&str] = &[
     "return_tokens_as_token_ids",
     "skip_special_tokens",
     "spaces_between_special_tokens",
-    "structured_outputs",
     "truncate_prompt_tokens",
     "use_beam_search",
     "web_search_options",
@@ -53,6 +49,8 @@ pub(crate) struct ChatRequest {
     pub include_reasoning: bool,
     /// The client has asked for a service tier, so the answer names the one it was served by.
     pub names_tier: bool,
+    /// What the answer and calls are held to.
+    pub outputs: Outputs,
 }
 
 /// OpenAI's bounds on `metadata`.
@@ -65,7 +63,8 @@ pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<ChatRequest, A
     let mut fields = Fields::new(body, "")?;
     model(&mut fields, config)?;
     let dialogue = messages::messages(&mut fields)?;
-    let tools = tools::tools(&mut fields)?;
+    let (tools, calls) = tools::tools(&mut fields)?;
+    let (outputs, response_format) = outputs::outputs(&mut fields, calls, config)?;
     let max_tokens = max_tokens(&mut fields)?;
     let logprobs = logprobs(&mut fields)?;
     let mut generate = sampling::generate(&mut fields, config, max_tokens, logprobs)?;
@@ -73,7 +72,6 @@ pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<ChatRequest, A
         (fields.integer("max_reasoning_tokens", 0..=i64::MAX)?).map(|count| count as usize);
     let include_reasoning = fields.boolean("include_reasoning")?.unwrap_or(true);
     let effort = effort(&mut fields)?;
-    response_format(&mut fields)?;
     modalities(&mut fields)?;
     fields.word("verbosity", &["medium"], &["low", "high"])?;
     fields.only_boolean("store", false)?;
@@ -97,11 +95,13 @@ pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<ChatRequest, A
             knowledge_cutoff: None,
             instructions: dialogue.instructions,
             tools,
+            response_format,
             turns: dialogue.turns,
         },
         generate,
         include_reasoning,
         names_tier: tier.is_some(),
+        outputs,
     })
 }
 
@@ -169,26 +169,6 @@ fn logprobs(fields: &mut Fields) -> Result<Option<u8>, ApiError> {
         (false, Some(_)) => {
             Err(fields.invalid("top_logprobs", "may only be given with 'logprobs': true"))
         }
-    }
-}
-
-fn response_format(fields: &mut Fields) -> Result<(), ApiError> {
-    let Some(mut format) = fields.object("response_format")? else {
-        return Ok(());
-    };
-    let kind = format.required_string("type")?;
-    match kind.as_str() {
-        "text" => format.finish(&[]),
-        "json_object" | "json_schema" => {
-            Err(fields.unsupported_value("response_format", &quote(&kind)))
-        }
-        _ => Err(format.invalid(
-            "type",
-            format!(
-                "must be 'text', 'json_object' or 'json_schema', not {}",
-                quote(&kind)
-            ),
-        )),
     }
 }
 

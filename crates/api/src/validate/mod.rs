@@ -8,10 +8,10 @@
 //!
 //! | class | answer | chat completions | completions |
 //! |---|---|---|---|
-//! | implemented | used | `messages` `max_completion_tokens` `tools` `tool_choice` `reasoning_effort` `max_reasoning_tokens` `include_reasoning` `top_logprobs` | `prompt` `best_of` `echo` |
+//! | implemented | used | `messages` `max_completion_tokens` `tools` `tool_choice` `response_format` `guided_json` `guided_regex` `guided_choice` `guided_grammar` `structured_outputs` `constrain_headers` `reasoning_effort` `max_reasoning_tokens` `include_reasoning` `top_logprobs` | `prompt` `best_of` `echo` |
 //! | | | both: `model` `max_tokens` `n` `stream` `stream_options` `stop` `seed` `temperature` `top_p` `top_k` `min_p` `repetition_penalty` `presence_penalty` `frequency_penalty` `logit_bias` `logprobs` `min_tokens` `ignore_eos` `stop_token_ids` `prompt_logprobs` `priority` `cache_salt` | |
-//! | harmless | checked, not used: it cannot change the answer | `user` `safety_identifier` `metadata` `prompt_cache_key` `parallel_tool_calls` (one call per turn is what the model can do), `tools[].function.strict` (SDKs set it unasked; arguments are not held to the schema yet), `messages[].name` of others than users, an assistant message's `provider_specific_fields` (LiteLLM sends them back) | `user` |
-//! | one value only | that value passes, others are `unsupported_value` | `response_format` (`text`) `store` (`false`) `service_tier` (`auto`, `default`) `modalities` (`["text"]`) `verbosity` (`medium`) `prompt_cache_retention` (`in_memory`) | |
+//! | harmless | checked, not used: it cannot change the answer | `user` `safety_identifier` `metadata` `prompt_cache_key` `parallel_tool_calls` (one call per turn is what the model can do), `messages[].name` of others than users, an assistant message's `provider_specific_fields` (LiteLLM sends them back) | `user` |
+//! | one value only | that value passes, others are `unsupported_value` | `store` (`false`) `service_tier` (`auto`, `default`) `modalities` (`["text"]`) `verbosity` (`medium`) `prompt_cache_retention` (`in_memory`) | |
 //! | | | both: `stream_options.include_obfuscation` (`false`) | |
 //! | of the API, not here | `unsupported_parameter` | [`chat::UNSUPPORTED`] | [`completions::UNSUPPORTED`] |
 //! | anything else | `unknown_parameter` | | |
@@ -28,6 +28,7 @@ pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod fields;
 mod messages;
+pub(crate) mod outputs;
 mod sampling;
 pub(crate) mod simple;
 pub(crate) mod tokens;

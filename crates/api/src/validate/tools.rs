@@ -6,13 +6,33 @@ use gossamer_harmony::Tool;
 use serde_json::Value;
 
 use super::fields::{Fields, quote, wrong_type};
+use super::outputs::{Held, arguments};
 use crate::error::{ApiError, ErrorCode};
 
 /// OpenAI's bound on `tools`.
 const MAX_TOOLS: usize = 128;
 
-/// Takes the fields about tools. Returns the functions that the model may call: none with `tool_choice: "none"`.
-pub(super) fn tools(fields: &mut Fields) -> Result<Vec<Tool>, ApiError> {
+/// A declared function, and what of its declaration concerns whoever samples.
+struct Declared {
+    tool: Tool,
+    /// Its arguments are held to its parameters.
+    strict: bool,
+    /// The field of its parameters.
+    param: String,
+}
+
+/// Who may be called, and must.
+#[derive(Debug, Default)]
+pub(super) struct Calls {
+    /// Functions that may be called, and what their arguments are held to.
+    pub functions: Vec<(String, Option<Held>)>,
+    /// One of them must be.
+    pub must_call: bool,
+}
+
+/// Takes the fields about tools. Returns the functions that the model is told of (none with `tool_choice: "none"`) and what
+/// it may do with them.
+pub(super) fn tools(fields: &mut Fields) -> Result<(Vec<Tool>, Calls), ApiError> {
     let declared = declared(fields)?;
     let choice = fields.take("tool_choice");
     let parallel = fields.boolean("parallel_tool_calls")?;
@@ -26,48 +46,87 @@ pub(super) fn tools(fields: &mut Fields) -> Result<Vec<Tool>, ApiError> {
             }
         }
     }
-    let declared = declared.unwrap_or_default();
+    let mut declared = declared.unwrap_or_default();
+    let mut must_call = false;
+    // The model reads about all functions even if one of them is forced: the prompt stays the same, and its cached prefix.
+    let mut only = None;
     match choice {
-        None => Ok(declared),
+        None => {}
         Some(Value::String(word)) => match word.as_str() {
-            "auto" => Ok(declared),
+            "auto" => {}
             // A function that the model has not read about is one that it does not call.
-            "none" => Ok(Vec::new()),
-            "required" => Err(fields.unsupported_value("tool_choice", "'required'")),
-            other => Err(fields.invalid(
-                "tool_choice",
-                format!("must be 'auto', 'none' or 'required', not {}", quote(other)),
-            )),
+            "none" => declared.clear(),
+            "required" => must_call = true,
+            other => {
+                return Err(fields.invalid(
+                    "tool_choice",
+                    format!("must be 'auto', 'none' or 'required', not {}", quote(other)),
+                ));
+            }
         },
         Some(Value::Object(choice)) => {
             let path = fields.path_of("tool_choice");
             let choice = Fields::new(Value::Object(choice), path)?;
-            choose(choice, declared, fields)
+            match choose(choice, &declared)? {
+                Choice::Function(name) => {
+                    must_call = true;
+                    only = Some(name);
+                }
+                Choice::Some { names, required } => {
+                    must_call = required;
+                    declared.retain(|known| names.contains(&known.tool.name));
+                }
+            }
         }
-        Some(other) => Err(wrong_type(
-            &fields.path_of("tool_choice"),
-            "a string or an object",
-            &other,
-        )),
+        Some(other) => {
+            return Err(wrong_type(
+                &fields.path_of("tool_choice"),
+                "a string or an object",
+                &other,
+            ));
+        }
     }
+    let callable = |known: &&Declared| only.as_ref().is_none_or(|name| *name == known.tool.name);
+    let held = |known: &Declared| {
+        // A call that is asked for must be one that can be made.
+        let held = (known.strict || must_call)
+            .then(|| arguments(known.tool.parameters.as_ref(), known.param.clone()));
+        (known.tool.name.clone(), held)
+    };
+    let functions = declared.iter().filter(callable).map(held).collect();
+    let calls = Calls {
+        functions,
+        must_call,
+    };
+    let tools = declared.into_iter().map(|known| known.tool).collect();
+    Ok((tools, calls))
 }
 
-/// A choice of functions: all that `allowed_tools` leaves the model free to call. Forcing one is not supported.
-fn choose(mut choice: Fields, declared: Vec<Tool>, fields: &Fields) -> Result<Vec<Tool>, ApiError> {
+/// A choice of functions.
+enum Choice {
+    /// This one must be called.
+    Function(String),
+    /// All that `allowed_tools` leaves the model free to call.
+    Some {
+        names: HashSet<String>,
+        required: bool,
+    },
+}
+
+fn choose(mut choice: Fields, declared: &[Declared]) -> Result<Choice, ApiError> {
     const KINDS: &[&str] = &["function", "allowed_tools"];
     let kind = (choice.word("type", KINDS, &["custom"])?).ok_or_else(|| choice.missing("type"))?;
     if kind == "function" {
-        let name = function_name(&mut choice, &declared)?;
+        let name = function_name(&mut choice, declared)?;
         choice.finish(&[])?;
-        return Err(
-            fields.unsupported_value("tool_choice", &format!("that forces a call of '{name}'"))
-        );
+        return Ok(Choice::Function(name));
     }
     let mut allowed = choice
         .object("allowed_tools")?
         .ok_or_else(|| choice.missing("allowed_tools"))?;
     choice.finish(&[])?;
-    (allowed.word("mode", &["auto"], &["required"])?).ok_or_else(|| allowed.missing("mode"))?;
+    let mode = (allowed.word("mode", &["auto", "required"], &[])?)
+        .ok_or_else(|| allowed.missing("mode"))?;
     let path = allowed.path_of("tools");
     let items = allowed
         .array("tools")?
@@ -77,29 +136,34 @@ fn choose(mut choice: Fields, declared: Vec<Tool>, fields: &Fields) -> Result<Ve
     for (i, item) in items.into_iter().enumerate() {
         let mut item = Fields::new(item, format!("{path}[{i}]"))?;
         (item.word("type", &["function"], &["custom"])?).ok_or_else(|| item.missing("type"))?;
-        names.insert(function_name(&mut item, &declared)?);
+        names.insert(function_name(&mut item, declared)?);
         item.finish(&[])?;
     }
-    Ok(declared
-        .into_iter()
-        .filter(|tool| names.contains(&tool.name))
-        .collect())
+    let required = mode == "required";
+    if required && names.is_empty() {
+        return Err(ApiError::field(
+            ErrorCode::EmptyArray,
+            path.clone(),
+            format!("'{path}' must hold a function where one must be called."),
+        ));
+    }
+    Ok(Choice::Some { names, required })
 }
 
 /// Takes `function`, which names a declared one.
-fn function_name(choice: &mut Fields, declared: &[Tool]) -> Result<String, ApiError> {
+fn function_name(choice: &mut Fields, declared: &[Declared]) -> Result<String, ApiError> {
     let mut function = choice
         .object("function")?
         .ok_or_else(|| choice.missing("function"))?;
     let name = function.required_string("name")?;
-    if !declared.iter().any(|tool| tool.name == name) {
+    if !declared.iter().any(|known| known.tool.name == name) {
         return Err(function.invalid("name", format!("is {}, not one of 'tools'", quote(&name))));
     }
     function.finish(&[])?;
     Ok(name)
 }
 
-fn declared(fields: &mut Fields) -> Result<Option<Vec<Tool>>, ApiError> {
+fn declared(fields: &mut Fields) -> Result<Option<Vec<Declared>>, ApiError> {
     let path = fields.path_of("tools");
     let Some(items) = fields.array("tools")? else {
         return Ok(None);
@@ -125,19 +189,19 @@ fn declared(fields: &mut Fields) -> Result<Option<Vec<Tool>>, ApiError> {
     let mut tools = Vec::with_capacity(items.len());
     for (i, item) in items.into_iter().enumerate() {
         let path = format!("{path}[{i}]");
-        let tool = tool(item, &path)?;
-        if !names.insert(tool.name.clone()) {
+        let known = tool(item, &path)?;
+        if !names.insert(known.tool.name.clone()) {
             return Err(super::fields::invalid(
                 &format!("{path}.function.name"),
-                format!("repeats the name {}", quote(&tool.name)),
+                format!("repeats the name {}", quote(&known.tool.name)),
             ));
         }
-        tools.push(tool);
+        tools.push(known);
     }
     Ok(Some(tools))
 }
 
-fn tool(item: Value, path: &str) -> Result<Tool, ApiError> {
+fn tool(item: Value, path: &str) -> Result<Declared, ApiError> {
     let mut item = Fields::new(item, path)?;
     (item.word("type", &["function"], &["custom"])?).ok_or_else(|| item.missing("type"))?;
     let mut function = item
@@ -159,14 +223,17 @@ fn tool(item: Value, path: &str) -> Result<Tool, ApiError> {
             ));
         }
     };
-    // Clients set this by themselves (OpenAI's Agents SDK, its Python helper for Pydantic models), so it must not stop
-    // them: arguments are as good as the model writes them, with or without it.
-    function.boolean("strict")?;
+    let param = function.path_of("parameters");
+    let strict = function.boolean("strict")?.unwrap_or(false);
     function.finish(&[])?;
-    Ok(Tool {
-        name,
-        description,
-        parameters,
+    Ok(Declared {
+        tool: Tool {
+            name,
+            description,
+            parameters,
+        },
+        strict,
+        param,
     })
 }
 

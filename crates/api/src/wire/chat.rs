@@ -34,7 +34,8 @@ pub struct ChatCompletionRequest {
     pub n: Option<u32>,
     /// Functions that the model may call.
     pub tools: Option<Vec<RequestTool>>,
-    /// `auto` (default), `none` or some of the functions; forcing a call is not supported yet. Needs `tools`.
+    /// `auto` (default), `none`, `required`, one function or some of them. A forced call's arguments are valid by the
+    /// function's parameters. Needs `tools`.
     pub tool_choice: Option<ToolChoice>,
     /// Accepted; the model makes at most one call per turn. Needs `tools`.
     pub parallel_tool_calls: Option<bool>,
@@ -91,8 +92,25 @@ pub struct ChatCompletionRequest {
     /// Shares cached prefixes only with requests of the same salt.
     #[schema(min_length = 1)]
     pub cache_salt: Option<String>,
-    /// Only `{"type": "text"}` yet.
+    /// What the answer must be. Reasoning and calls are not held to it.
     pub response_format: Option<ResponseFormat>,
+    /// As `response_format` with a schema, of which the model is not told; an object, or one as a string. Only one field may
+    /// say what the answer must be.
+    #[schema(value_type = Option<Object>)]
+    pub guided_json: Option<Value>,
+    /// A regular expression that the whole answer matches.
+    #[schema(min_length = 1)]
+    pub guided_regex: Option<String>,
+    /// The answer is one of these texts.
+    #[schema(min_items = 1, max_items = 1024)]
+    pub guided_choice: Option<Vec<String>>,
+    /// A grammar of the answer, in llguidance's variant of Lark.
+    #[schema(min_length = 1)]
+    pub guided_grammar: Option<String>,
+    /// The same in one object, as newer versions of vLLM have it.
+    pub structured_outputs: Option<StructuredOutputs>,
+    /// Hold the headers of the model's messages to their form. Default: the server's setting, which is on.
+    pub constrain_headers: Option<bool>,
     /// Only `["text"]`.
     pub modalities: Option<Vec<String>>,
     /// Only `medium`.
@@ -233,7 +251,7 @@ pub struct FunctionDefinition {
     /// JSON schema of the arguments; absent for a function without.
     #[schema(value_type = Option<Object>)]
     pub parameters: Option<Value>,
-    /// Accepted and without effect: arguments are not held to the schema yet.
+    /// Hold the arguments to `parameters`. Forced calls are in any case.
     pub strict: Option<bool>,
 }
 
@@ -243,6 +261,8 @@ pub struct FunctionDefinition {
 pub enum ToolChoice {
     /// All or none.
     Mode(ToolChoiceMode),
+    /// One, which must be called.
+    Function(NamedTool),
     /// Some.
     Allowed(AllowedToolChoice),
 }
@@ -255,6 +275,8 @@ pub enum ToolChoiceMode {
     Auto,
     /// Not at all.
     None,
+    /// One must be called.
+    Required,
 }
 
 /// Some of the declared functions.
@@ -280,7 +302,7 @@ pub enum AllowedToolsType {
 #[derive(Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AllowedTools {
-    /// Only `auto` yet.
+    /// Whether one of them must be called.
     pub mode: AllowedToolsMode,
     /// By name.
     pub tools: Vec<NamedTool>,
@@ -292,6 +314,8 @@ pub struct AllowedTools {
 pub enum AllowedToolsMode {
     /// As the model likes.
     Auto,
+    /// One of them must be called.
+    Required,
 }
 
 /// A declared function.
@@ -331,6 +355,50 @@ pub enum ReasoningEffort {
 pub enum ResponseFormat {
     /// Free text.
     Text,
+    /// A JSON object.
+    JsonObject,
+    /// JSON that is valid by a schema.
+    JsonSchema {
+        /// The schema.
+        json_schema: JsonSchemaFormat,
+    },
+}
+
+/// A schema with a name.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JsonSchemaFormat {
+    /// Letters, digits, `_`, `-`; at most 64.
+    #[schema(pattern = "^[a-zA-Z0-9_-]{1,64}$")]
+    pub name: String,
+    /// What the format is for; the model is told.
+    #[schema(max_length = 16384)]
+    pub description: Option<String>,
+    /// JSON schema of the answer; without one any object will do. The model is told.
+    #[schema(value_type = Option<Object>)]
+    pub schema: Option<Value>,
+    /// Accepted: the schema holds in any case.
+    pub strict: Option<bool>,
+}
+
+/// What the answer must be: exactly one of the fields.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StructuredOutputs {
+    /// As `guided_json`.
+    #[schema(value_type = Option<Object>)]
+    pub json: Option<Value>,
+    /// As `guided_regex`.
+    #[schema(min_length = 1)]
+    pub regex: Option<String>,
+    /// As `guided_choice`.
+    #[schema(min_items = 1, max_items = 1024)]
+    pub choice: Option<Vec<String>>,
+    /// As `guided_grammar`.
+    #[schema(min_length = 1)]
+    pub grammar: Option<String>,
+    /// `true`: a JSON object.
+    pub json_object: Option<bool>,
 }
 
 /// Answer of `POST /v1/chat/completions`.

@@ -118,6 +118,8 @@ pub const KEYS: &[Key] = &[
 
     Key { section: "api", name: "reasoning_content", flag: "reasoning-content", kind: Kind::Bool, default: "true",
         help: "Send the reasoning a second time as reasoning_content, for clients that know that name." },
+    Key { section: "api", name: "constrain_headers", flag: "constrain-headers", kind: Kind::Bool, default: "true",
+        help: "Hold the headers of the model's messages to their form: channels and declared functions only. false leaves them to the model, and what goes wrong to the parser; a request may choose with constrain_headers." },
     Key { section: "api", name: "default_max_tokens", flag: "default-max-tokens", kind: int_or(1, 1 << 24, AUTO), default: "auto",
         help: "Output limit of chat requests that set none. auto: what fits behind the prompt." },
     Key { section: "api", name: "max_n", flag: "max-n", kind: int(1, 128), default: "16",

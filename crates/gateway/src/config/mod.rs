@@ -135,6 +135,7 @@ pub struct Scheduler {
 #[derive(Clone, Debug)]
 pub struct Api {
     pub reasoning_content: bool,
+    pub constrain_headers: bool,
     /// `None`: what fits behind the prompt.
     pub default_max_tokens: Option<usize>,
     pub max_n: u32,
@@ -206,6 +207,7 @@ impl Config {
             },
             api: Api {
                 reasoning_content: get.truth("api.reasoning_content"),
+                constrain_headers: get.truth("api.constrain_headers"),
                 default_max_tokens: get.optional("api.default_max_tokens"),
                 max_n: get.number("api.max_n") as u32,
                 heartbeat: get.optional_duration("api.heartbeat_ms"),

@@ -80,6 +80,19 @@ impl TurnRules {
             || self.wishes.functions.iter().any(arguments)
     }
 
+    /// Where the turn must end in a call: the header of a message that makes it, from the role on, as far as it is known.
+    #[must_use]
+    pub fn forced_call(&self) -> Option<String> {
+        match &self.wishes.functions[..] {
+            _ if !self.wishes.must_call => None,
+            [only] => Some(format!(
+                "assistant to=functions.{}<|channel|>commentary <|constrain|>json<|message|>",
+                only.name
+            )),
+            _ => Some("assistant to=functions.".to_owned()),
+        }
+    }
+
     fn grammar(&self, channel: Channel, function: Option<&str>) -> Option<&Grammar> {
         match channel {
             Channel::Content => self.wishes.answer.as_deref(),
