@@ -16,7 +16,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-rust test-e2e test-browser test-clients check fmt fmt-check lint openapi openapi-check openapi-lint
-.PHONY: config doc bench load hostile eval model clean
+.PHONY: config doc bench bench-constraints prove-constraints load hostile eval model clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +90,12 @@ doc: ## Build the API documentation of all crates; warnings are errors
 bench: build $(LOADTEST) ## Measure one stream against sixteen; fails under a ratio of 2.5
 	LOADTEST_SERVER=$(GOSSAMER) loadtest/with-server.sh sh -c '$(LOADTEST) --url $$LOADTEST_URL --min-ratio 2.5 \
 		loadtest/scenarios/one-stream.toml loadtest/scenarios/sixteen-streams.toml'
+
+bench-constraints: build $(VENV)/.installed ## Measure what constraints cost at 16 sequences, and what compiling schemas delays
+	E2E_BINARY=$(GOSSAMER) $(VENV)/bin/python tests/e2e/bench_constraints.py
+
+prove-constraints: build $(VENV)/.installed ## 500 forced calls, 500 JSON answers and 2000 free turns, every one checked (test-e2e sends fewer)
+	CONSTRAINED=500,500,2000 E2E_BINARY=$(GOSSAMER) $(VENV)/bin/python -m pytest tests/e2e/test_constraints.py
 
 load: build $(LOADTEST) ## Run the load scenarios with their thresholds and the leak check
 	LOADTEST_SERVER=$(GOSSAMER) loadtest/with-server.sh sh -c '$(LOADTEST) --url $$LOADTEST_URL \

@@ -37,7 +37,7 @@ def test_an_unknown_model_is_404(client, server):
         ({"max_tokens": 0}, "max_tokens"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"frobnicate": 1}, "frobnicate"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
     ],

@@ -123,14 +123,12 @@ def test_errors_have_status_and_body():
     assert long.status_code == 400 and long.body["code"] == "context_length_exceeded"
 
 
-def test_errors_name_what_typed_outputs_need():
+def test_tools_give_typed_outputs():
     class City(BaseModel):
         name: str
 
-    # Forced calls are not there yet: refused by name, not answered with something else.
-    with pytest.raises(ModelHTTPError) as raised:
-        run(agent(output_type=City), CAPITAL)
-    assert raised.value.status_code == 400 and raised.value.body["param"] == "tool_choice"
+    # A call is forced, and its arguments are held to the type.
+    assert isinstance(run(agent(output_type=City), CAPITAL).output, City)
 
 
 def test_errors_of_a_key_over_its_limit():

@@ -15,6 +15,15 @@ MODEL = os.environ["CLIENTS_MODEL"]
 BOUNDS = {"max_tokens": 8, "max_completion_tokens": 8, "max_reasoning_tokens": 4, "min_tokens": 4, "n": 2, "best_of": 2}
 # Fields that are refused without another one.
 NEEDS = {"stream_options": "stream", "top_logprobs": "logprobs", "tool_choice": "tools", "parallel_tool_calls": "tools"}
+# What an answer may be held to, of which a request may name one; random ones hardly ever compile.
+FORMS = {
+    "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "array", "maxItems": 1}}},
+    "guided_json": {"type": "integer"},
+    "guided_regex": "[a-z]{1,3}",
+    "guided_choice": ["a", "bc"],
+    "guided_grammar": 'start: "a" | "b"',
+    "structured_outputs": {"choice": ["x"]},
+}
 EVENTS = "text/event-stream"
 
 # Path and method of an operation that streams, to a validator of what stands behind `data:`.
@@ -48,6 +57,17 @@ def make_sense(body):
             body.pop(field, None)
     if body.get("max_completion_tokens") is not None:
         body.pop("max_tokens", None)
+    forms = [field for field in FORMS if body.get(field) is not None]
+    for field in forms:
+        body.pop(field)
+    if forms and "messages" in body:
+        field = draw.choice(forms)
+        body[field] = FORMS[field]
+    if not body.get("tools"):
+        body.pop("tool_choice", None)
+    elif isinstance(body.get("tool_choice"), dict) or body.get("tool_choice") == "required":
+        # Names nobody declared, or forces a call of a schema that nobody could follow.
+        body["tool_choice"] = "auto"
     # A random dialogue hardly ever makes sense. Some of them stay.
     if "messages" in body and draw.random() < 0.7:
         body["messages"] = [{"role": "user", "content": "Hello!"}]

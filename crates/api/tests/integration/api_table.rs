@@ -254,7 +254,6 @@ fn probe(path: &str, name: &str) -> (Value, Value, Option<Value>) {
         "service_tier" => Some(json!("auto")),
         "add_generation_prompt" => Some(json!(true)),
         "prompt_cache_retention" => Some(json!("in_memory")),
-        "response_format" if path == CHAT => Some(json!({"type": "text"})),
         _ => None,
     };
     // Only what the document knows has a value that passes.
@@ -291,6 +290,11 @@ fn wanted(name: &str) -> Value {
         "repetition_penalty" => json!(1.1),
         "logit_bias" => json!({"100": 1}),
         "top_logprobs" | "top_k" | "prompt_logprobs" | "priority" | "seed" => json!(3),
+        "guided_json" => json!({"type": "object"}),
+        "guided_regex" => json!("[a-z]+"),
+        "guided_choice" => json!(["a", "b"]),
+        "guided_grammar" => json!("start: \"a\""),
+        "structured_outputs" => json!({"json_object": true}),
         "reasoning_effort" | "reasoning_level" => json!("low"),
         "verbosity" => json!("high"),
         "service_tier" => json!("flex"),

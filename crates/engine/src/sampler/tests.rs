@@ -6,6 +6,8 @@ use gossamer_scheduler::{History, SeqId};
 
 use super::*;
 
+mod constraints;
+
 fn spec(change: impl FnOnce(&mut SamplingParams)) -> SampleSpec {
     let mut params = SamplingParams::greedy();
     params.temperature = 1.0;
