@@ -44,9 +44,6 @@ pub enum Part {
 }
 
 impl Part {
-    /// Every part.
-    pub const ALL: [Part; 4] = [Part::Free, Part::Text, Part::Header, Part::Body];
-
     /// The part as a metrics label.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -97,9 +94,6 @@ pub enum Bearing {
 }
 
 impl Bearing {
-    /// Every way.
-    pub const ALL: [Bearing; 3] = [Bearing::Kept, Bearing::Masked, Bearing::DeadEnd];
-
     /// The way as a metrics label.
     pub fn as_str(self) -> &'static str {
         match self {
