@@ -32,7 +32,7 @@ pub(crate) struct ChatAssembler {
 }
 
 /// Between messages that become one text.
-const SEPARATOR: &str = "\n\n";
+pub(crate) const SEPARATOR: &str = "\n\n";
 
 impl ChatAssembler {
     /// For one choice. `call_prefix` is what the ids of calls begin with.

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use gossamer_metrics::ApiMetrics;
 use gossamer_scheduler::{PromptLogprobs, TokenEvent, TokenLogprobs as RawLogprobs, TokenStream};
 
-pub(crate) use chat::ChatAssembler;
+pub(crate) use chat::{ChatAssembler, SEPARATOR};
 pub(crate) use job::Job;
 pub(crate) use raw::RawAssembler;
 

@@ -148,11 +148,6 @@ impl Prepared {
         self.job.generate.stream.is_some()
     }
 
-    /// Whether the client wants to see the reasoning.
-    pub fn includes_reasoning(&self) -> bool {
-        self.include_reasoning
-    }
-
     /// Tokens of the prompt.
     pub fn prompt_len(&self) -> usize {
         self.job.prompts.iter().map(Vec::len).sum()
