@@ -1,4 +1,4 @@
-//! Any tokens, as blocks: the order of events by a state machine of its own, and streamed against whole.
+//! Arguments of calls as objects. What any tokens lead to is tested over HTTP (`tests/integration/anthropic.rs`).
 
 use super::*;
 

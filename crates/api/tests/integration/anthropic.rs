@@ -94,7 +94,7 @@ fn assembled(events: &[Value]) -> Value {
                 let block = &mut content[at];
                 if block["type"] == "tool_use" {
                     assert_eq!(block["input"], json!({}), "input comes in deltas");
-                    let json = if json.is_empty() { "{}" } else { &json };
+                    let json = if json.trim().is_empty() { "{}" } else { &json };
                     block["input"] = serde_json::from_str(json)
                         .unwrap_or_else(|_| json!({"raw_arguments": json}));
                 }
@@ -434,6 +434,8 @@ fn whatever_the_model_says_the_events_are_in_order_and_say_what_the_whole_says()
         );
         let hidden = both_ways(&server, &body);
         let shown = both_ways(&server, &with(&body, thinking()));
+        // Where another block stands between two texts, no blank line does.
+        let flat = |text: &str| text.replace('\n', "");
         let text = |message: &Value, kind: &str, name: &str| -> Vec<String> {
             (message["content"].as_array().expect("content").iter())
                 .filter(|block| block["type"] == kind)
@@ -451,13 +453,13 @@ fn whatever_the_model_says_the_events_are_in_order_and_say_what_the_whole_says()
         );
         let said = |name: &str| chat[name].as_str().unwrap_or_default().to_owned();
         assert_eq!(
-            text(&shown, "thinking", "thinking").join("\n\n"),
-            said("reasoning"),
+            flat(&text(&shown, "thinking", "thinking").concat()),
+            flat(&said("reasoning")),
             "case {case}"
         );
         assert_eq!(
-            text(&shown, "text", "text").join("\n\n"),
-            said("content"),
+            flat(&text(&shown, "text", "text").concat()),
+            flat(&said("content")),
             "case {case}"
         );
         let uses = text(&shown, "tool_use", "name");
@@ -467,11 +469,10 @@ fn whatever_the_model_says_the_events_are_in_order_and_say_what_the_whole_says()
             "case {case}"
         );
         assert!(text(&hidden, "thinking", "thinking").is_empty());
-        // Without the thinking between them, texts are one block.
         assert_eq!(text(&hidden, "tool_use", "name"), uses);
         assert_eq!(
-            text(&hidden, "text", "text").join("\n\n"),
-            said("content"),
+            flat(&text(&hidden, "text", "text").concat()),
+            flat(&said("content")),
             "case {case}"
         );
     }
@@ -523,6 +524,33 @@ fn what_coding_agents_send_is_accepted() {
             &with(&ask("Hi"), json!({"tools": [], "stop_sequences": []})),
         )
         .ok();
+}
+
+#[test]
+fn an_alias_may_stand_for_many_names() {
+    let mut setup = TestSetup::new(Script::always(HELLO));
+    setup.api.model_aliases.push("claude-*".into());
+    let server = setup.start();
+    let client = server.client();
+    let message = client
+        .post(
+            MESSAGES,
+            &with(&ask("Hi"), json!({"model": "claude-opus-4-1"})),
+        )
+        .ok();
+    assert_eq!(
+        message["model"], "test-model",
+        "the answer says who answered"
+    );
+    let other = with(&ask("Hi"), json!({"model": "gpt-5"}));
+    assert_eq!(
+        client.post(MESSAGES, &other).error(404).kind,
+        "not_found_error"
+    );
+    let listed = client.get("/v1/models").ok();
+    let listed = listed["data"].as_array().expect("a list");
+    assert!(listed.iter().all(|model| model["id"] != "claude-*"));
+    assert_eq!(client.get("/v1/models/claude-x").ok()["id"], "claude-x");
 }
 
 #[test]
