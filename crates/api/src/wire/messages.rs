@@ -141,7 +141,6 @@ pub enum MessageEvent {
 /// What a block grows by.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
-#[expect(clippy::enum_variant_names, reason = "the names on the wire")]
 pub enum BlockDelta {
     /// More text.
     TextDelta {

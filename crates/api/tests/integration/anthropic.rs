@@ -124,11 +124,9 @@ fn assembled(events: &[Value]) -> Value {
 /// What must be the same for a streamed and a whole answer: ids and signatures are made anew.
 fn essence(message: &Value) -> Value {
     let mut message = message.clone();
-    for (name, prefix) in [("id", "msg_")] {
-        let id = message[name].as_str().expect("an id");
-        assert!(id.starts_with(prefix) && id.len() > 20, "{id}");
-        message[name] = Value::Null;
-    }
+    let id = message["id"].as_str().expect("an id");
+    assert!(id.starts_with("msg_") && id.len() > 20, "{id}");
+    message["id"] = Value::Null;
     for block in message["content"].as_array_mut().expect("content") {
         for (name, prefix) in [("id", "toolu_"), ("signature", "sig_")] {
             if let Some(id) = block[name].as_str() {
