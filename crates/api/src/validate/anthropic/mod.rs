@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::chat::ChatRequest;
 use super::fields::{Fields, invalid, quote, wrong_type};
+use super::outputs::Outputs;
 use super::{Generate, StreamOptions, model, sampling};
 use crate::error::{ApiError, ErrorCode};
 use crate::state::ApiConfig;
@@ -92,8 +93,10 @@ pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<MessagesReques
     }
     fields.word("service_tier", &["auto", "standard_only"], &[])?;
     fields.finish(UNSUPPORTED)?;
+    let outputs = Outputs::free(&conversation.tools, config);
     Ok(MessagesRequest {
         chat: ChatRequest {
+            outputs,
             conversation,
             generate,
             include_reasoning: plan.shown == Thinking::Shown,
@@ -130,6 +133,7 @@ fn prompt(fields: &mut Fields, config: &ApiConfig) -> Result<(Conversation, Plan
         knowledge_cutoff: None,
         instructions: dialogue.instructions,
         tools,
+        response_format: None,
         turns: dialogue.turns,
     };
     Ok((conversation, plan))
