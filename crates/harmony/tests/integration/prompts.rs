@@ -1,6 +1,6 @@
 //! Prompts: what a user types stays text, and work grows with length only.
 
-use gossamer_harmony::{Conversation, Tokenizer, Tool, Turn, render, special};
+use gossamer_harmony::{Conversation, ResponseFormat, Tokenizer, Tool, Turn, render, special};
 use proptest::prelude::*;
 use serde_json::{Map, json};
 
@@ -18,6 +18,11 @@ fn prompt_of(text: &str) -> Vec<u32> {
                 json!({"type": "object", "properties": {text: {"description": text}}}),
             ),
         }],
+        response_format: Some(ResponseFormat {
+            name: text.to_owned(),
+            description: Some(text.to_owned()),
+            schema: json!({"description": text}),
+        }),
         turns: vec![
             Turn::User {
                 name: None,
@@ -40,6 +45,25 @@ fn controls(prompt: &[u32]) -> Vec<u32> {
         .copied()
         .filter(|&token| tokenizer.is_control(token))
         .collect()
+}
+
+#[test]
+fn a_form_of_the_answer_stands_at_the_end_of_the_developer_message() {
+    let prompt = render(&Conversation {
+        instructions: Some("Be brief.".to_owned()),
+        response_format: Some(ResponseFormat {
+            name: "list".to_owned(),
+            description: Some("What to buy.\nIn order.".to_owned()),
+            schema: json!({"type": "array", "items": {"type": "string"}}),
+        }),
+        ..Conversation::default()
+    });
+    let text = String::from_utf8(Tokenizer::get().decode(&prompt)).unwrap();
+    assert!(text.ends_with(
+        "<|start|>developer<|message|># Instructions\n\nBe brief.\n\n# Response Formats\n\n## list\n\n\
+         // What to buy.\n// In order.\n\
+         {\"type\":\"array\",\"items\":{\"type\":\"string\"}}<|end|><|start|>assistant"
+    ), "{text}");
 }
 
 #[test]

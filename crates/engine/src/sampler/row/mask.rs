@@ -1,7 +1,7 @@
 //! A row of which only some tokens are left: the others get a logit of -inf.
 //!
 //! What is left is usually either a handful or nearly everything. So the result is made of runs: its length is that of
-//! what is left (and of the gaps between), not that of the vocabulary.
+//! what is left (and of the gaps between), not that of the vocabulary. Only a long row of which most is left is copied.
 
 use std::ops::Range;
 
@@ -27,10 +27,24 @@ impl Row<'_> {
 
     /// The row without the tokens whose bit in `mask` is not set: token `t` is bit `t % 32` of word `t / 32`.
     pub fn masked<'b>(&self, mask: &[u32], buffers: &'b mut Edited) -> Row<'b> {
-        self.keep(runs_of_ones(mask, self.len() as u32), buffers)
+        let kept = runs_of_ones(mask, self.len() as u32);
+        let num_kept: u32 = mask.iter().map(|word| word.count_ones()).sum();
+        if self.runs.is_some() || (num_kept as usize) < self.len() / 8 {
+            return self.keep(kept, buffers);
+        }
+        // A logit per token, and most of them stay: a run for each would be longer than the row.
+        buffers.values.clear();
+        buffers.values.extend_from_slice(self.values);
+        let mut from = 0;
+        for range in kept {
+            buffers.values[from..range.start as usize].fill(f32::NEG_INFINITY);
+            from = range.end as usize;
+        }
+        buffers.values[from..].fill(f32::NEG_INFINITY);
+        Row::whole(&buffers.values)
     }
 
-    /// The row without what is in none of these ranges, which are ascending and do not touch the row's end.
+    /// The row without what is in none of these ranges, which are ascending and within the row.
     fn keep<'b>(
         &self,
         ranges: impl Iterator<Item = Range<u32>>,
