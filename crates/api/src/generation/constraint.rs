@@ -86,7 +86,7 @@ impl TokenConstraint for Guarded {
     }
 
     fn allowed(&mut self) -> Allowed<'_> {
-        match self.0.next() {
+        match self.0.allowed() {
             Next::Anything => Allowed::Everything,
             Next::AllBut(tokens) => Allowed::AllBut(tokens),
             Next::Only(tokens) => Allowed::Only(tokens),

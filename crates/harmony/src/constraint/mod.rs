@@ -211,7 +211,7 @@ impl TurnGuard {
     }
 
     /// All tokens that may come next.
-    pub fn next(&mut self) -> Next<'_> {
+    pub fn allowed(&mut self) -> Next<'_> {
         match &mut self.at {
             At::Free | At::Over => Next::Anything,
             At::Between => Next::Only(&[special::START]),

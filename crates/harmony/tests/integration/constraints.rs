@@ -28,7 +28,7 @@ impl Dice {
 
 fn allowed(guard: &mut TurnGuard) -> Vec<Token> {
     let all = 0..VOCAB_SIZE as Token;
-    match guard.next() {
+    match guard.allowed() {
         Next::Anything => all.collect(),
         Next::AllBut(refused) => all
             .filter(|token| refused.binary_search(token).is_err())
@@ -387,7 +387,7 @@ proptest! {
         let mut guard = TurnGuard::new(rules);
         for token in tokens {
             let allows = guard.allows(token);
-            let listed = match guard.next() {
+            let listed = match guard.allowed() {
                 Next::Anything => true,
                 Next::AllBut(refused) => refused.binary_search(&token).is_err(),
                 Next::Only(tokens) => tokens.binary_search(&token).is_ok(),
