@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::dev::ServerHandle;
 use gossamer_api::auth::{Auth, AuthConfig};
-use gossamer_api::{ApiConfig, AppState, PromptDate, ServerConfig, ServerInfo};
+use gossamer_api::{ApiConfig, AppState, KeptBounds, PromptDate, ServerConfig, ServerInfo};
 use gossamer_metrics::Metrics;
 use gossamer_scheduler::{Capacity, GroupCapacity, SchedulerConfig, SchedulerHandle, Worker};
 
@@ -53,6 +53,11 @@ impl TestSetup {
                 body_timeout: Duration::from_secs(10),
                 max_choices: 8,
                 default_max_tokens: None,
+                kept: KeptBounds {
+                    turns: 100,
+                    bytes: 1 << 20,
+                    time_to_live: Duration::from_secs(600),
+                },
                 reasoning_content: true,
                 heartbeat: None,
                 retry_after: Duration::from_secs(2),
