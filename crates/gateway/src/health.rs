@@ -103,8 +103,8 @@ mod tests {
                 block_size: 8,
                 max_model_len: 64,
                 num_blocks: 8,
- block_bytes: 1,
- groups: vec![KvGroup::default()],
+                block_bytes: 1,
+                groups: vec![KvGroup::default()],
             }
         }
 

@@ -35,11 +35,9 @@ pub struct BatchPlan {
     pub slices: Vec<SeqSlice>,
 }
 
-/// Copy one whole block (all layers of its group).
+/// Copy one whole block: all layers of the group that it belongs to, and the destination after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockCopy {
-    /// KV group of both blocks.
-    pub group: usize,
     /// Source.
     pub src: BlockId,
     /// Destination.

@@ -207,10 +207,10 @@ impl KvGroups {
         if self.pool.num_allocatable() < kv.tables.iter().map(missing).sum() {
             return false;
         }
-        for (group, table) in kv.tables.iter_mut().enumerate() {
+        for table in &mut kv.tables {
             if let Some(src) = shared(self, table) {
                 let dst = self.take();
-                copies.push(BlockCopy { group, src, dst });
+                copies.push(BlockCopy { src, dst });
                 // Others hold the source, so it stays as it is until the copy is made.
                 self.give_back(src, Worth::Keeping);
                 table[first] = dst;

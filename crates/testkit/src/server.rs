@@ -81,8 +81,8 @@ impl TestSetup {
                 block_size: 16,
                 max_model_len: 4096,
                 num_blocks: 1024,
- block_bytes: 1024,
- groups: vec![KvGroup::default()],
+                block_bytes: 1024,
+                groups: vec![KvGroup::default()],
             },
         }
     }

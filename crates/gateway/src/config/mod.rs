@@ -118,6 +118,7 @@ pub struct Engine {
     pub kernels: Option<String>,
     pub block_size: usize,
     pub kv_cache_bytes: Option<u64>,
+    pub window_groups: bool,
     pub max_model_len: Option<usize>,
 }
 
@@ -195,6 +196,7 @@ impl Config {
                 kernels: Some(get.text("engine.kernels")).filter(|isa| isa != "auto"),
                 block_size: get.number("engine.block_size"),
                 kv_cache_bytes: get.optional("engine.kv_cache_bytes").map(|n| n as u64),
+                window_groups: get.truth("engine.window_groups"),
                 max_model_len: get.optional("engine.max_model_len"),
             },
             scheduler: Scheduler {
