@@ -117,6 +117,7 @@ fn check(source: &ModelSource, vocab: usize, window: usize, max_tokens: usize, f
                 ..config(2, num_blocks)
             };
             let mut engine = Engine::load(source, &settings).unwrap();
+            let mut preemptions = 0;
             for reuse in [false, true] {
                 let outcome = run(&mut engine, &waves, reuse, max_tokens);
                 let expected = expected.get_or_insert_with(|| outcome.texts.clone());
@@ -128,13 +129,14 @@ fn check(source: &ModelSource, vocab: usize, window: usize, max_tokens: usize, f
                 println!("{case}");
                 assert!(outcome.texts == *expected, "{case}");
                 assert_eq!(outcome.windowed > 0, window_groups, "{case}");
-                assert_eq!(outcome.preemptions > 0, is_scarce, "{case}");
+                preemptions += outcome.preemptions;
                 // A prefix longer than the window is found behind it.
                 assert!(
                     (outcome.cached_len > 3 * window) == reuse || is_scarce,
                     "{case}"
                 );
             }
+            assert_eq!(preemptions > 0, is_scarce, "{num_blocks} blocks");
         }
     }
     let expected = expected.unwrap();
@@ -147,10 +149,16 @@ fn a_small_model_says_the_same_with_and_without_window_groups() {
     let model = RandomModel::small(31);
     let folder = Folder::of(&model, u64::MAX);
     let source = ModelSource::Folder(folder.path().to_owned());
-    check(&source, model.vocab_size, model.sliding_window, 40, [10, 15]);
+    check(
+        &source,
+        model.vocab_size,
+        model.sliding_window,
+        40,
+        [10, 15],
+    );
 }
 
 #[test]
 fn the_embedded_model_says_the_same_with_and_without_window_groups() {
-    check(&ModelSource::Tiny, 2000, 128, 24, [31, 44]);
+    check(&ModelSource::Tiny, 2000, 128, 40, [36, 64]);
 }

@@ -32,8 +32,8 @@ fn setup() -> impl Strategy<Value = Setup> {
     // The pool grows with the groups, so that sequences are about as long.
     let pools = prop_oneof![
         3 => (2_usize..=8).prop_map(|blocks| (blocks, vec![None])),
-        3 => (3_usize..=14, window()).prop_map(|(blocks, a)| (blocks, vec![None, a])),
-        1 => (4_usize..=18, window(), prop_oneof![window(), Just(None)])
+        5 => (3_usize..=20, window()).prop_map(|(blocks, a)| (blocks, vec![None, a])),
+        2 => (4_usize..=26, window(), prop_oneof![window(), Just(None)])
             .prop_map(|(blocks, a, b)| (blocks, vec![None, a, b])),
     ];
     let max_model_len = prop_oneof![3 => Just(1000_usize), 1 => 3_usize..12];
@@ -44,7 +44,7 @@ fn setup() -> impl Strategy<Value = Setup> {
         1_usize..=9,
         1_usize..=4,
         1_usize..=6,
-        any::<bool>(),
+        prop::bool::weighted(0.7),
     )
         .prop_map(
             |((num_blocks, windows), block_size, max_model_len, budget, seqs, waiting, caching)| {

@@ -24,7 +24,10 @@ pub fn check(setup: &str, script: &str) {
         max_model_len: setup.get("len").copied().unwrap_or(1000),
         num_blocks: setup["blocks"],
         block_bytes: 1,
-        groups: vec![KvGroup::default()],
+        groups: match setup.get("window") {
+            None => vec![KvGroup::default()],
+            Some(&window) => [None, Some(window)].map(|window| KvGroup { window }).into(),
+        },
     };
     let config = SchedulerConfig {
         max_num_batched_tokens: setup["budget"],
