@@ -141,11 +141,13 @@ mod tests {
     use gossamer_testkit::random_model::RandomModel;
 
     use super::*;
+    use crate::config::WeightFormat;
 
     fn shape(model: &serde_json::Value, window_groups: bool, bytes: u64) -> KvShape {
         let model = ModelConfig::parse(&model.to_string()).unwrap();
         let engine = EngineConfig {
             threads: 1,
+            weights: WeightFormat::Bf16,
             block_size: 16,
             kv_cache: KvCacheSize::Bytes(bytes),
             window_groups,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gossamer_engine::{Engine, EngineConfig, EngineExecutor, ModelSource};
+use gossamer_engine::{Engine, EngineConfig, EngineExecutor, ModelSource, WeightFormat};
 use gossamer_scheduler::{
     Executor, NewRequest, RequestId, SamplingParams, Scheduler, SchedulerConfig, StopConditions,
     TokenEvent, invariants,
@@ -114,6 +114,7 @@ fn check(source: &ModelSource, vocab: usize, window: usize, max_tokens: usize, f
         for (num_blocks, is_scarce) in [(2000, false), (few[usize::from(window_groups)], true)] {
             let settings = EngineConfig {
                 window_groups,
+                weights: WeightFormat::Int8,
                 ..config(2, num_blocks)
             };
             let mut engine = Engine::load(source, &settings).unwrap();

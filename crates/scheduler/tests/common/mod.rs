@@ -168,10 +168,11 @@ impl ContentExecutor {
         let first_query = slice.context_len - slice.query_len;
         for (group, table) in self.capacity.groups.iter().zip(&slice.block_tables) {
             let window = group.window.unwrap_or(slice.context_len);
-            for position in (first_query + 1).saturating_sub(window)..slice.context_len {
+            let first = (first_query + 1).saturating_sub(window);
+            for (position, &slot) in chain.iter().enumerate().skip(first) {
                 assert_eq!(
                     read(table, position),
-                    chain[position],
+                    slot,
                     "{:?} reads something else at position {position} of {group:?}",
                     slice.seq
                 );
