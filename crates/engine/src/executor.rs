@@ -15,7 +15,7 @@ use crate::error::{LoadError, StepError};
 use crate::info::EngineInfo;
 use crate::kv_cache::KvShape;
 use crate::model::{ARCHITECTURE, GptOss, Loader, ModelConfig, Totals, parse_stop_token_ids};
-use crate::step::{Step, copies_by_group};
+use crate::step::{Step, copies};
 use crate::weights::{Checkpoint, read_to_string};
 
 /// Rows of logits held at a time (0.8 MB each at GPT-OSS's vocabulary).
@@ -221,10 +221,9 @@ impl<B: Backend> Runner<B> {
         plan: &'p BatchPlan,
     ) -> Result<Option<(Step<'p>, B::Tensor)>, StepError> {
         let step = Step::new(plan, &self.capacity, self.model.config().vocab_size)?;
-        for (group, copies) in copies_by_group(plan, &self.capacity)?.iter().enumerate() {
-            if !copies.is_empty() {
-                self.backend.copy_blocks(group, copies)?;
-            }
+        let copies = copies(plan, &self.capacity)?;
+        if !copies.is_empty() {
+            self.backend.copy_blocks(&copies)?;
         }
         if step.tokens.is_empty() {
             return Ok(None);
