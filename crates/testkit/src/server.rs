@@ -11,7 +11,7 @@ use actix_web::dev::ServerHandle;
 use gossamer_api::auth::{Auth, AuthConfig};
 use gossamer_api::{ApiConfig, AppState, KeptBounds, PromptDate, ServerConfig, ServerInfo};
 use gossamer_metrics::Metrics;
-use gossamer_scheduler::{Capacity, GroupCapacity, SchedulerConfig, SchedulerHandle, Worker};
+use gossamer_scheduler::{Capacity, KvGroup, SchedulerConfig, SchedulerHandle, Worker};
 
 use crate::client::Client;
 use crate::control::Control;
@@ -85,10 +85,9 @@ impl TestSetup {
             capacity: Capacity {
                 block_size: 16,
                 max_model_len: 4096,
-                groups: vec![GroupCapacity {
-                    num_blocks: 1024,
-                    block_bytes: 1024,
-                }],
+                num_blocks: 1024,
+                block_bytes: 1024,
+                groups: vec![KvGroup::default()],
             },
         }
     }
