@@ -59,3 +59,12 @@ pub struct EngineConfig {
     /// Instruction set of the CPU kernels, by name; `None` takes the best that this machine has.
     pub kernels: Option<String>,
 }
+
+/// How far loading has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Bytes of the weights that are loaded.
+    pub bytes: u64,
+    /// Bytes of all weights in the model's files.
+    pub total_bytes: u64,
+}
