@@ -23,26 +23,28 @@ def obj(properties, **more):
 
 
 WORD = {"type": "string", "maxLength": 24}
-POINT = obj({"x": {"type": "number"}, "y": {"type": "number"}})
+# Bounded: the embedded model, off its way, repeats a digit or a word for as long as it may.
+INTEGER = {"type": "integer", "minimum": -9999, "maximum": 9999}
+POINT = obj({"x": INTEGER, "y": {"type": "number", "multipleOf": 0.5, "minimum": 0, "maximum": 99}})
 # Nested objects, enumerations, arrays, references, names and values beyond ASCII.
 SCHEMAS = [
     obj({"city": WORD}),
     obj({"city": WORD, "unit": {"enum": ["celsius", "fahrenheit"]}}),
-    obj({"a": {"type": "integer"}, "b": {"type": "integer"}}),
+    obj({"a": INTEGER, "b": INTEGER}),
     obj({"n": {"type": "integer", "minimum": -20, "maximum": 20}}),
     obj({"ok": {"type": "boolean"}, "why": {"type": ["string", "null"], "maxLength": 10}}),
     obj({"point": POINT}),
     obj({"line": {"type": "array", "items": POINT, "minItems": 2, "maxItems": 2}}),
     obj({"tags": {"type": "array", "items": {"enum": ["red", "green", "blue"]}, "maxItems": 4}}),
-    obj({"matrix": {"type": "array", "items": {"type": "array", "items": {"type": "integer"}, "maxItems": 2}, "maxItems": 2}}),
+    obj({"matrix": {"type": "array", "items": {"type": "array", "items": INTEGER, "maxItems": 2}, "maxItems": 2}}),
     obj({"größe": {"enum": ["klein", "groß"]}, "名前": {"enum": ["東京", "大阪"]}}),
     obj({"mood": {"enum": ["🙂", "🙁", "\"quoted\"", "back\\slash", "new\nline"]}}),
     obj({"v": {"const": {"deep": [1, "ü", None]}}}),
     obj({"date": {"type": "string", "pattern": "^[0-9]{4}-[0-1][0-9]$"}}),
     obj({"id": {"type": "string", "minLength": 2, "maxLength": 8}}),
-    obj({"either": {"anyOf": [{"type": "integer"}, {"type": "boolean"}, POINT]}}),
+    obj({"either": {"anyOf": [INTEGER, {"type": "boolean"}, POINT]}}),
     obj({"tree": {"$ref": "#/$defs/tree"}}, **{"$defs": {"tree": obj({
-        "value": {"type": "integer"},
+        "value": INTEGER,
         "children": {"type": "array", "items": {"$ref": "#/$defs/leaf"}, "maxItems": 2},
     }), "leaf": obj({"leaf": {"type": "boolean"}})}}),
     obj({"pairs": {"$ref": "#/$defs/pairs"}}, **{"$defs": {
@@ -51,7 +53,7 @@ SCHEMAS = [
         "end": {"enum": ["left", "right"]},
     }}),
     obj({"a": obj({"b": obj({"c": obj({"d": {"enum": [1, 2, 3]}})})})}),
-    {"type": "object", "properties": {"p": {"type": "integer"}, "q": WORD}, "required": ["p"], "additionalProperties": False},
+    {"type": "object", "properties": {"p": INTEGER, "q": WORD}, "required": ["p"], "additionalProperties": False},
     obj({"pair": {"type": "array", "prefixItems": [{"type": "boolean"}, {"enum": ["x", "y"]}], "items": False, "minItems": 2}}),
 ]
 PROMPTS = [
