@@ -58,7 +58,7 @@ pub(super) struct Source(Arc<TurnRules>);
 
 impl Source {
     /// For the sequences of a request.
-    pub fn new(rules: Arc<TurnRules>) -> Arc<dyn ConstraintSource> {
+    pub fn shared(rules: Arc<TurnRules>) -> Arc<dyn ConstraintSource> {
         Arc::new(Self(rules))
     }
 }

@@ -90,7 +90,7 @@ impl Job {
             let forced = self.rules.as_ref().and_then(|rules| rules.forced_call());
             Arc::new(behind_the_reasoning(max, forced))
         });
-        let constraint = self.rules.map(Source::new);
+        let constraint = self.rules.map(Source::shared);
         let cache_salt = state.cache_salt(generate.cache_salt.as_deref());
         let num_prompts = self.prompts.len();
         let mut streams = Vec::with_capacity(num_prompts);
