@@ -108,7 +108,7 @@ $(LOADTEST):
 eval: $(MODEL_VENV)/.installed ## Score the embedded model on held-out items and 1000 samples (makes .venv-model, with PyTorch)
 	cd models/tiny && ../../$(MODEL_VENV)/bin/python eval.py --vocab $(VOCABULARY) --samples 1000
 
-model: $(MODEL_VENV)/.installed ## Train the embedded model anew and put it into models/tiny (takes long)
+model: $(MODEL_VENV)/.installed ## Train the embedded model anew and put it into models/tiny (about an hour)
 	cd models/tiny && ../../$(MODEL_VENV)/bin/python train.py --vocab $(VOCABULARY) --out build/tiny
 	cd models/tiny && ../../$(MODEL_VENV)/bin/python export.py --out build/tiny --to .
 

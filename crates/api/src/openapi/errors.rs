@@ -37,12 +37,16 @@ const BODY: &[ErrorCode] = &[
     ErrorCode::Overloaded,
 ];
 
-/// A valid request that cannot be answered.
-const GENERATION: &[ErrorCode] = &[
-    ErrorCode::ContextLengthExceeded,
+/// A key that has reached its limits. They hold for all routes of the scope `inference`, which are those that read a body.
+const LIMITS: &[ErrorCode] = &[
     ErrorCode::RateLimitRequests,
     ErrorCode::RateLimitTokens,
     ErrorCode::RateLimitConcurrency,
+];
+
+/// A valid request that cannot be answered.
+const GENERATION: &[ErrorCode] = &[
+    ErrorCode::ContextLengthExceeded,
     ErrorCode::QueueFull,
     ErrorCode::EngineError,
     ErrorCode::QueueTimeout,
@@ -65,7 +69,7 @@ pub(crate) struct GenerationErrors;
 
 impl IntoResponses for GenerationErrors {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        by_status(&[BODY, GENERATION, ANY])
+        by_status(&[BODY, LIMITS, GENERATION, ANY])
     }
 }
 
@@ -74,7 +78,7 @@ pub(crate) struct BodyErrors;
 
 impl IntoResponses for BodyErrors {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        by_status(&[BODY, ANY])
+        by_status(&[BODY, LIMITS, ANY])
     }
 }
 
@@ -176,7 +180,15 @@ mod tests {
     fn every_code_is_documented() {
         // Paths that do not exist are not in the document.
         let undocumented = [ErrorCode::UnknownUrl];
-        let sets = [BODY, GENERATION, CREDENTIAL, ANY, &[ErrorCode::NotReady]].concat();
+        let sets = [
+            BODY,
+            LIMITS,
+            GENERATION,
+            CREDENTIAL,
+            ANY,
+            &[ErrorCode::NotReady],
+        ]
+        .concat();
         for code in ErrorCode::ALL {
             assert_eq!(
                 sets.contains(code),
