@@ -11,7 +11,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gossamer_engine::{Engine, EngineConfig, KvCacheSize, ModelSource, WeightFormat};
+use gossamer_engine::{
+    Engine, EngineConfig, EngineExecutor, KvCacheSize, ModelSource, WeightFormat,
+};
 use gossamer_scheduler::{
     BatchPlan, BlockId, ExecuteError, Executor, SampleSpec, SamplingParams, SeqId, SeqSlice,
 };
@@ -202,7 +204,7 @@ impl Line {
 }
 
 struct Bench<'a> {
-    engine: Engine,
+    engine: EngineExecutor,
     args: &'a Args,
     params: Arc<SamplingParams>,
     random: Random,
