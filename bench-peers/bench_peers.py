@@ -129,7 +129,7 @@ def main() -> None:
         for found in (agreement.compare(programs, tiny, True, 0, 64), agreement.compare(programs, model, False, 4, 32)):
             results["agreement"].append(found)
             save()
-            print(agreement.sentence(found), flush=True)
+            print(agreement.sentences(found), flush=True)
         if not all(found["passed"] for found in results["agreement"]):
             raise SystemExit("the two sides do not compute the same function: nothing else is worth measuring")
 

@@ -34,14 +34,16 @@ class Programs:
         return folder / f"{name}.log"
 
 
-def server(programs: Programs, side: str, model: Model, sequences: int, tokens: int) -> machine.Server:
-    """A server for `sequences` at a time, of at most `tokens` each."""
+def server(
+    programs: Programs, side: str, model: Model, sequences: int, tokens: int, flags: tuple[str, ...] = ()
+) -> machine.Server:
+    """A server for `sequences` at a time, of at most `tokens` each. The flags are for ours."""
     port = machine.free_port()
     if side == OURS:
         command = [str(programs.gossamer), "serve", "--port", str(port), "--model", str(model.folder)]
         command += ["--threads", str(programs.threads), "--max-num-seqs", str(sequences), "--log-level", "warn"]
         command += ["--kv-cache-bytes", str(kv_bytes(model, sequences * tokens)), "--max-model-len", str(tokens)]
-        command += programs.serve_flags
+        command += [*programs.serve_flags, *flags]
         return machine.Server(command, port, "/ready", programs.log("gossamer-serve"))
     command = [str(programs.peer / "llama-server"), "--port", str(port), "--model", str(model.gguf)]
     command += ["--threads", str(programs.threads), "--threads-batch", str(programs.threads)]
