@@ -1,7 +1,8 @@
 //! An HTTP/1.1 client over a plain socket: small enough to do what well-behaved clients do not (go away, send nonsense).
 //!
-//! Every answer is checked for what every answer must have: a request id, a declared content type, and OpenAI's error
-//! object where the status says error. A violation panics: it is a failed test.
+//! Every answer is checked for what every answer must have: a request id, a declared content type, and where the status says
+//! error OpenAI's error object, or Anthropic's if the answer has the header that its API has. A violation panics: it is a
+//! failed test.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -169,7 +170,10 @@ impl Response {
     /// The error of an answer that must have this status.
     pub fn error(&self, status: u16) -> ErrorFields {
         assert_eq!(self.status, status, "{}", self.text());
-        error_fields(&self.json())
+        match self.header("request-id") {
+            None => error_fields(&self.json()),
+            Some(id) => anthropic_error_fields(&self.json(), id),
+        }
     }
 
     fn read_body(&self, reader: &mut impl BufRead) -> Vec<u8> {
@@ -198,8 +202,35 @@ impl Response {
         if self.status >= 400 && method != "HEAD" {
             let content_type = self.header("content-type");
             assert_eq!(content_type, Some("application/json"), "{}", self.text());
-            error_fields(&self.json());
+            self.error(self.status);
         }
+    }
+}
+
+/// Reads Anthropic's error body, which must have these fields and no other, and the request's id.
+pub fn anthropic_error_fields(body: &Value, id: &str) -> ErrorFields {
+    let object = |value: &Value| {
+        let map = value
+            .as_object()
+            .unwrap_or_else(|| panic!("an object: {body}"));
+        let mut names: Vec<_> = map.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(object(body), ["error", "request_id", "type"], "{body}");
+    assert_eq!(object(&body["error"]), ["message", "type"], "{body}");
+    assert_eq!(
+        (&body["type"], &body["request_id"]),
+        (&"error".into(), &id.into())
+    );
+    let text = |name: &str| body["error"][name].as_str().map(str::to_owned);
+    let message = text("message").unwrap_or_else(|| panic!("a message: {body}"));
+    assert!(!message.is_empty(), "{body}");
+    ErrorFields {
+        message,
+        kind: text("type").unwrap_or_else(|| panic!("a type: {body}")),
+        param: None,
+        code: None,
     }
 }
 
@@ -227,7 +258,7 @@ pub fn error_fields(body: &Value) -> ErrorFields {
 /// One event of a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SseEvent {
-    /// `data: {...}`
+    /// `data: {...}`; a line `event:` before it says the same as its `type`.
     Data(Value),
     /// `data: [DONE]`
     Done,
@@ -305,6 +336,11 @@ impl SseReader {
         let event: Vec<u8> = self.pending.drain(..end + 2).collect();
         let text = String::from_utf8(event).expect("an event is UTF-8");
         let text = text.trim_end_matches('\n');
+        let (name, text) =
+            match (text.strip_prefix("event: ")).and_then(|rest| rest.split_once('\n')) {
+                Some((name, rest)) => (Some(name), rest),
+                None => (None, text),
+            };
         Some(if let Some(comment) = text.strip_prefix(':') {
             SseEvent::Comment(comment.trim().to_owned())
         } else {
@@ -312,9 +348,14 @@ impl SseReader {
             assert!(!data.contains('\n'), "one line per event: {data}");
             match data {
                 "[DONE]" => SseEvent::Done,
-                json => SseEvent::Data(
-                    serde_json::from_str(json).unwrap_or_else(|e| panic!("JSON ({e}): {json}")),
-                ),
+                json => {
+                    let value: Value =
+                        serde_json::from_str(json).unwrap_or_else(|e| panic!("JSON ({e}): {json}"));
+                    if let Some(name) = name {
+                        assert_eq!(value["type"], name, "an event is named after its type");
+                    }
+                    SseEvent::Data(value)
+                }
             }
         })
     }

@@ -18,6 +18,8 @@ use crate::wire::chat::FinishReason;
 pub(crate) struct ChatAssembler {
     parser: Parser,
     answer: AnswerText,
+    /// What the ids of calls begin with.
+    call_prefix: &'static str,
     /// Functions were declared and may be called.
     tools_allowed: bool,
     called: bool,
@@ -30,14 +32,15 @@ pub(crate) struct ChatAssembler {
 }
 
 /// Between messages that become one text.
-const SEPARATOR: &str = "\n\n";
+pub(crate) const SEPARATOR: &str = "\n\n";
 
 impl ChatAssembler {
-    /// For one choice.
-    pub fn new(stop_strings: &[String], tools_allowed: bool) -> Self {
+    /// For one choice. `call_prefix` is what the ids of calls begin with.
+    pub fn new(stop_strings: &[String], tools_allowed: bool, call_prefix: &'static str) -> Self {
         Self {
             parser: Parser::new(),
             answer: AnswerText::new(stop_strings),
+            call_prefix,
             tools_allowed,
             called: false,
             stopped: false,
@@ -71,7 +74,7 @@ impl ChatAssembler {
                     self.called = true;
                     update.pieces.push(Piece::ToolCall {
                         index,
-                        id: random_id("call_"),
+                        id: random_id(self.call_prefix),
                         name,
                     });
                 }
@@ -130,6 +133,10 @@ impl Assembler for ChatAssembler {
         }
     }
 
+    fn stop_string(&self) -> Option<&str> {
+        self.answer.stop_string()
+    }
+
     fn reasoning_tokens(&self) -> usize {
         self.reasoning_tokens
     }
@@ -169,7 +176,7 @@ mod tests {
     }
 
     fn run(tokens: &[u32], stops: &[String]) -> Said {
-        let mut assembler = ChatAssembler::new(stops, true);
+        let mut assembler = ChatAssembler::new(stops, true, "call_");
         let mut update = Update::default();
         let mut said = Said::default();
         for &token in tokens {

@@ -1,12 +1,13 @@
 //! The routes: thin. Read, validate, submit, answer.
 //!
 //! Every path answers every method: 405 with `Allow` where there is nothing to do, and paths that do not exist answer
-//! 404, both with OpenAI's error object. A `GET` route answers `HEAD` too, and every route says to `OPTIONS` what it allows.
+//! 404, both with an error object. A `GET` route answers `HEAD` too, and every route says to `OPTIONS` what it allows.
 
 mod body;
 pub mod chat_completions;
 pub mod completions;
 pub mod docs;
+pub mod messages;
 pub mod models;
 pub mod operations;
 pub mod simple;
@@ -29,6 +30,8 @@ pub(crate) const ROUTES: &[(&str, Access)] = &[
     ("/v1/chat/completions", Access::Scope(Scope::Inference)),
     ("/v1/chat/completions/render", Access::Scope(Scope::Inference)),
     ("/v1/completions", Access::Scope(Scope::Inference)),
+    ("/v1/messages", Access::Scope(Scope::Inference)),
+    ("/v1/messages/count_tokens", Access::Scope(Scope::Inference)),
     ("/v1/models", Access::Scope(Scope::Models)),
     ("/v1/models/{model}", Access::Scope(Scope::Models)),
     ("/tokenize", Access::Scope(Scope::Inference)),
@@ -51,6 +54,8 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
         .service(post("/v1/chat/completions", chat_completions::create))
         .service(post("/v1/chat/completions/render", tokens::render))
         .service(post("/v1/completions", completions::create))
+        .service(post("/v1/messages", messages::create))
+        .service(post("/v1/messages/count_tokens", messages::count_tokens))
         .service(get("/v1/models", models::list))
         // A model's id may contain slashes.
         .service(get("/v1/models/{model:.+}", models::retrieve))

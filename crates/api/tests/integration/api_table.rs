@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use gossamer_testkit::{Script, TestServer};
 use serde_json::{Value, json};
 
+use crate::anthropic::{MESSAGES, ask};
 use crate::common::{CHAT, COMPLETIONS, HELLO, chat, completion, server, weather_tool, with};
 
 /// What comes of a table's row.
@@ -131,20 +132,29 @@ fn parameter(server: &TestServer, document: &Value, section: &str, name: &str) -
         return if unused { "yes, not used" } else { "yes" }.to_owned();
     }
     let error = response.error(400);
-    let code = error.code.unwrap_or_default();
+    // Anthropic's errors have neither code nor param; the message says both.
+    let refused = match error.code.as_deref() {
+        Some(code) => {
+            assert!(
+                error.param.unwrap_or_default().starts_with(name),
+                "{path} {name}"
+            );
+            [
+                "unsupported_parameter",
+                "unsupported_value",
+                "unknown_parameter",
+            ]
+            .contains(&code)
+        }
+        None => {
+            let words = ["is not supported by this server yet", "Unrecognized"];
+            error.message.contains(name) && words.iter().any(|word| error.message.contains(word))
+        }
+    };
     assert!(
-        [
-            "unsupported_parameter",
-            "unsupported_value",
-            "unknown_parameter"
-        ]
-        .contains(&code.as_str()),
+        refused,
         "{path} {name}: the probe {wanted} is wrong: {}",
         error.message
-    );
-    assert!(
-        error.param.unwrap_or_default().starts_with(name),
-        "{path} {name}"
     );
     match neutral {
         None => "400".to_owned(),
@@ -229,6 +239,10 @@ fn probe(path: &str, name: &str) -> (Value, Value, Option<Value>) {
             with(&completion("Hi"), json!({"stream": true}))
         }
         (COMPLETIONS, _) => completion("Hi"),
+        (MESSAGES, name) if name.starts_with("tool_choice") => {
+            with(&ask("Hi"), json!({"tools": anthropic_tools()}))
+        }
+        (MESSAGES, _) => ask("Hi"),
         (_, "messages") => json!({}),
         (
             "/tokenize",
@@ -242,6 +256,20 @@ fn probe(path: &str, name: &str) -> (Value, Value, Option<Value>) {
     let value = match (path, name) {
         (COMPLETIONS, "logprobs" | "best_of") => json!(2),
         (CHAT, "response_format") => json!({"type": "json_object"}),
+        (MESSAGES, "tools") => anthropic_tools(),
+        (MESSAGES, "tool_choice") => json!({"type": "auto"}),
+        (MESSAGES, "metadata") => json!({"user_id": "word"}),
+        (MESSAGES, "thinking") => json!({"type": "adaptive"}),
+        (MESSAGES, "output_config") => json!({"effort": "low"}),
+        (MESSAGES, "output_config.format") => json!({"type": "json_schema", "schema": {}}),
+        (MESSAGES, "service_tier") => json!("standard_only"),
+        (MESSAGES, "cache_control") => json!({"type": "ephemeral"}),
+        (MESSAGES, "context_management") => {
+            json!({"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]})
+        }
+        (MESSAGES, "stop_sequences") => json!(["END"]),
+        (MESSAGES, "system" | "user_profile_id") => json!("word"),
+        (MESSAGES, "speed") => json!("fast"),
         (CHAT, "echo") => json!(true),
         _ => wanted(name),
     };
@@ -252,6 +280,7 @@ fn probe(path: &str, name: &str) -> (Value, Value, Option<Value>) {
         "modalities" => Some(json!(["text"])),
         "verbosity" => Some(json!("medium")),
         "service_tier" => Some(json!("auto")),
+        "speed" => Some(json!("standard")),
         "add_generation_prompt" => Some(json!(true)),
         "prompt_cache_retention" => Some(json!("in_memory")),
         "response_format" if path == CHAT => Some(json!({"type": "text"})),
@@ -260,6 +289,10 @@ fn probe(path: &str, name: &str) -> (Value, Value, Option<Value>) {
     // Only what the document knows has a value that passes.
     let known = !property_of(path, name).is_null();
     (base, value, neutral.filter(|_| known))
+}
+
+fn anthropic_tools() -> Value {
+    json!([{"name": "f", "input_schema": {"type": "object"}}])
 }
 
 fn property_of(path: &str, name: &str) -> Value {
