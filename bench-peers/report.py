@@ -68,7 +68,7 @@ def table(title: str, head: list[str], body: list[list[str]]) -> str:
 
 TITLES = {
     "decode": ("Decode, tokens per second of all sequences together", "sequences"),
-    "prefill": ("Prefill, tokens per second", "prompt"),
+    "prefill": ("Prefill, tokens per second", "length of the prompt"),
 }
 
 
@@ -94,7 +94,7 @@ def text(results: dict) -> str:
             out.append(table(title, head, body))
     out += mix_text(results["rounds"])
     out += memory_text(results["rounds"])
-    out += [f"\n{line}" for line in noise(results["rounds"])]
+    out += ["", *noise(results["rounds"])]
     return "\n".join(out)
 
 
@@ -183,7 +183,7 @@ def svg(results: dict) -> str:
 
 def panel(part: str, entries: list[dict], top: int) -> list[str]:
     """One part's bars."""
-    title, unit = TITLES[part]
+    title = f"{TITLES[part][0]}, by {TITLES[part][1]}"
     base, full = top + PANEL - BOTTOM, PANEL - BOTTOM - 44
     highest = max(max(row["ours"], row["peer"], row.get("bound", 0)) for row in entries)
     step = (WIDTH - LEFT - 20) / len(entries)
@@ -201,14 +201,16 @@ def panel(part: str, entries: list[dict], top: int) -> list[str]:
             out.append(label(x + bar / 2, base - tall - 4, f"{value:.1f}", anchor="middle"))
         if "bound" in row:
             out.append(line(middle - bar - 8, base - full * row["bound"] / highest, middle + bar + 8))
-        out.append(label(middle, base + 16, f"{row['column']} {unit}" if number == 0 else row["column"], anchor="middle"))
+        out.append(label(middle, base + 16, row["column"], anchor="middle"))
         out.append(label(middle, base + 32, f"{row['ratio']:.2f} times", anchor="middle", weight="bold"))
     return out
 
 
 def label(x: float, y: float, words: str, anchor: str = "start", size: int = 12, weight: str = "normal") -> str:
     """Text."""
+    # The halo keeps a figure readable where a bound's mark crosses it.
     style = f'text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" fill="{INK}"'
+    style += ' stroke="white" stroke-width="3" paint-order="stroke"'
     return f'<text x="{x:.1f}" y="{y:.1f}" {style}>{escape(words)}</text>'
 
 
