@@ -7,6 +7,8 @@ tokens at every step; ours then reports its own for the same text, once with its
 What separates the sides by design is rounding: Q8_0 and our eight bits against bf16, and eight-bit activations on both.
 Where two experts are nearly equal, rounding chooses another one, and a single step moves by much; a wrong layout, window,
 sink, rope or bias moves most steps. So the verdict is on shares and means, and the largest gap is only reported.
+Random weights are all near ties, and one other expert changes every later step: there the verdict is only that the peer is
+not much farther from bf16 than our own rounding is. Unrelated functions are more than ten nats apart.
 """
 
 import dataclasses
@@ -23,8 +25,10 @@ TOP = 10
 MIN_NEAR = 0.98
 # Nats.
 NEAR = 0.25
-# Most nats of divergence over the shared likeliest tokens, mean over the steps.
+# Most nats of divergence over the likeliest tokens, mean over the steps.
 MAX_DIVERGENCE = 0.02
+# How many times farther from bf16 than we are the peer may be, on random weights.
+MAX_TIMES = 3.0
 
 START, MESSAGE, END = 200_006, 200_008, 200_007
 QUESTIONS = [
@@ -98,9 +102,10 @@ def distance(views: list[list[Tops]], reference: list[list[Tops]]) -> dict:
     for mine, theirs in steps:
         first, other = max(mine, key=mine.get), max(theirs, key=theirs.get)
         same += first == other
-        # A token that the reference does not list is at least as far below as the last that it does.
-        gaps.append(theirs[other] - theirs.get(first, min(theirs.values())))
-        divergences.append(sum(math.exp(mine[token]) * (mine[token] - theirs[token]) for token in mine if token in theirs))
+        # A token that the reference does not list is no likelier than the last that it does.
+        floor = min(theirs.values())
+        gaps.append(theirs[other] - theirs.get(first, floor))
+        divergences.append(sum(math.exp(mine[token]) * (mine[token] - theirs.get(token, floor)) for token in mine))
     return {
         "steps": len(steps),
         "same": same,
@@ -134,8 +139,12 @@ def compare(programs: Programs, model: Model, trained: bool, prompts: int, steps
         "us from bf16": distance(views["default"], views["bf16"]),
     }
     between = result["peer from us"]
-    near = between["near"] / between["steps"]
-    result["passed"] = near >= MIN_NEAR and between["mean_divergence"] <= MAX_DIVERGENCE
+    if trained:
+        near = between["near"] / between["steps"]
+        result["passed"] = near >= MIN_NEAR and between["mean_divergence"] <= MAX_DIVERGENCE
+    else:
+        allowed = max(MAX_DIVERGENCE, MAX_TIMES * result["us from bf16"]["mean_divergence"])
+        result["passed"] = result["peer from bf16"]["mean_divergence"] <= allowed
     return result
 
 
