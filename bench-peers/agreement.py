@@ -7,8 +7,8 @@ tokens at every step; ours then reports its own for the same text, once with its
 What separates the sides by design is rounding: Q8_0 and our eight bits against bf16, and eight-bit activations on both.
 Where two experts are nearly equal, rounding chooses another one, and a single step moves by much; a wrong layout, window,
 sink, rope or bias moves most steps. So the verdict is on shares and means, and the largest gap is only reported.
-Random weights are all near ties, and one other expert changes every later step: there the verdict is only that the peer is
-not much farther from bf16 than our own rounding is. Unrelated functions are more than ten nats apart.
+Random weights are all near ties, and one other expert changes every later step: there the verdict is only that tokens are
+the same far more often than by chance, once in the size of the vocabulary. It shows that the shape was converted.
 """
 
 import dataclasses
@@ -27,8 +27,8 @@ MIN_NEAR = 0.98
 NEAR = 0.25
 # Most nats of divergence over the likeliest tokens, mean over the steps.
 MAX_DIVERGENCE = 0.02
-# How many times farther from bf16 than we are the peer may be, on random weights.
-MAX_TIMES = 3.0
+# Least share of steps with the same token on random weights; chance would give one in 201088.
+MIN_SAME_RANDOM = 0.05
 
 START, MESSAGE, END = 200_006, 200_008, 200_007
 QUESTIONS = [
@@ -143,8 +143,7 @@ def compare(programs: Programs, model: Model, trained: bool, prompts: int, steps
         near = between["near"] / between["steps"]
         result["passed"] = near >= MIN_NEAR and between["mean_divergence"] <= MAX_DIVERGENCE
     else:
-        allowed = max(MAX_DIVERGENCE, MAX_TIMES * result["us from bf16"]["mean_divergence"])
-        result["passed"] = result["peer from bf16"]["mean_divergence"] <= allowed
+        result["passed"] = between["same"] >= MIN_SAME_RANDOM * between["steps"]
     return result
 
 
