@@ -77,6 +77,12 @@ impl RequestContext {
         self.lease.replace(lease);
     }
 
+    /// Who asks: the name of an account.
+    pub fn principal(&self) -> Arc<str> {
+        let nobody = || Arc::from("anonymous");
+        self.principal.get().cloned().unwrap_or_else(nobody)
+    }
+
     /// Takes the tokens of the prompt from what the key may use.
     ///
     /// # Errors

@@ -124,6 +124,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         threads: args.threads,
         block_size: BLOCK_SIZE,
         kv_cache: KvCacheSize::Blocks(blocks),
+        window_groups: false,
         max_model_len: None,
         weights: args.weights,
         kernels: None,

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
+use crate::progress::Progress;
 use gossamer_api::auth::{Auth, AuthError};
 use gossamer_api::{ApiConfig, AppState, PromptDate, ServerConfig, ServerInfo};
 use gossamer_engine::{Engine, EngineConfig, EngineInfo, KvCacheSize, LoadError, ModelSource};
@@ -178,16 +179,20 @@ fn load(config: &Config) -> Result<gossamer_engine::EngineExecutor, ServeError> 
         kv_cache: KvCacheSize::Bytes(
             kv_cache_bytes.unwrap_or_else(|| memory::kv_cache_bytes(weight_bytes)),
         ),
+        window_groups: config.engine.window_groups,
         max_model_len: config.engine.max_model_len,
         kernels: config.engine.kernels.clone(),
         weights: config.engine.weights,
     };
-    Engine::load(&source, &engine).map_err(|source| ServeError::Load {
-        model: match &config.model.folder {
-            None => config.model.name.clone(),
-            Some(folder) => folder.display().to_string(),
-        },
-        source,
+    let mut progress = Progress::default();
+    Engine::load_with_progress(&source, &engine, &mut |at| progress.show(at)).map_err(|source| {
+        ServeError::Load {
+            model: match &config.model.folder {
+                None => config.model.name.clone(),
+                Some(folder) => folder.display().to_string(),
+            },
+            source,
+        }
     })
 }
 
@@ -201,6 +206,7 @@ fn api_config(config: &Config) -> ApiConfig {
         body_timeout: config.server.body_timeout,
         max_choices: config.api.max_n,
         default_max_tokens: config.api.default_max_tokens,
+        kept: config.api.kept,
         reasoning_content: config.api.reasoning_content,
         heartbeat: config.api.heartbeat,
         retry_after: config.api.retry_after,

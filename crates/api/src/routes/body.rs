@@ -182,7 +182,7 @@ fn check_content_type(request: &HttpRequest) -> Result<(), ApiError> {
 pub(crate) async fn prepare<T: Send + 'static>(
     state: &AppState,
     body: Body,
-    read: fn(serde_json::Value, &AppState) -> Result<T, ApiError>,
+    read: impl FnOnce(serde_json::Value, &AppState) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     /// Bytes. English text of this size takes half a millisecond to tokenize, a single run of one letter 14 ms (measured,
     /// one core of an AMD EPYC); a megabyte of the latter takes seconds.

@@ -46,8 +46,10 @@ pub(crate) async fn create(
     const ID_PREFIX: &str = "chatcmpl-";
     let context = RequestContext::of(&request);
     let body = read_body(&request, payload, &state).await?;
-    let prepared = prepare(&state, body, |body, state| {
-        Prepared::new(chat::validate(body, &state.config)?, "messages", state)
+    let keeper = state.keeper(context.principal());
+    let prepared = prepare(&state, body, move |body, state| {
+        let request = chat::validate(body, &state.config)?.restore(&keeper);
+        Prepared::new(request, "messages", state)
     })
     .await?;
     if prepared.is_streamed() {
@@ -160,12 +162,10 @@ impl Prepared {
         context: Rc<RequestContext>,
     ) -> Result<Generation, ApiError> {
         let (tools_allowed, call_prefix) = (self.tools_allowed, self.call_prefix);
+        let keeper = state.keeper(context.principal());
         Generation::submit(self.job, state, context, |generate| {
-            Box::new(ChatAssembler::new(
-                &generate.stop_strings,
-                tools_allowed,
-                call_prefix,
-            ))
+            let assembler = ChatAssembler::new(&generate.stop_strings, tools_allowed, call_prefix);
+            Box::new(assembler.keeping(keeper.clone()))
         })
     }
 }

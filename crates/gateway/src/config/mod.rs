@@ -11,6 +11,7 @@ mod value;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gossamer_api::KeptBounds;
 use gossamer_api::auth::{AuthConfig, Clock, JwtAlgorithm, JwtConfig, Limits, Scopes};
 use gossamer_engine::WeightFormat;
 
@@ -120,6 +121,7 @@ pub struct Engine {
     pub weights: WeightFormat,
     pub block_size: usize,
     pub kv_cache_bytes: Option<u64>,
+    pub window_groups: bool,
     pub max_model_len: Option<usize>,
 }
 
@@ -140,6 +142,8 @@ pub struct Api {
     /// `None`: what fits behind the prompt.
     pub default_max_tokens: Option<usize>,
     pub max_n: u32,
+    /// Of turns with a tool call.
+    pub kept: KeptBounds,
     pub heartbeat: Option<Duration>,
     pub retry_after: Duration,
     /// The date that the model is told, `YYYY-MM-DD`; `None`: today.
@@ -201,6 +205,7 @@ impl Config {
                 },
                 block_size: get.number("engine.block_size"),
                 kv_cache_bytes: get.optional("engine.kv_cache_bytes").map(|n| n as u64),
+                window_groups: get.truth("engine.window_groups"),
                 max_model_len: get.optional("engine.max_model_len"),
             },
             scheduler: Scheduler {
@@ -214,6 +219,11 @@ impl Config {
                 reasoning_content: get.truth("api.reasoning_content"),
                 default_max_tokens: get.optional("api.default_max_tokens"),
                 max_n: get.number("api.max_n") as u32,
+                kept: KeptBounds {
+                    turns: get.number("api.kept_turns"),
+                    bytes: get.number("api.kept_turns_bytes"),
+                    time_to_live: get.duration("api.kept_turns_ttl_ms"),
+                },
                 heartbeat: get.optional_duration("api.heartbeat_ms"),
                 retry_after: get.duration("api.retry_after_ms"),
                 date: Some(get.text("api.date")).filter(|date| date != "auto"),

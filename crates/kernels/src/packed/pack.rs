@@ -221,7 +221,7 @@ pub fn pack_mxfp4(isa: Isa, weights: Mxfp4Matrix<'_>, rows: Range<usize>, out: &
                 let values = &mut values[block * layout.block_bytes..][..layout.block_bytes];
                 for part in 0..4 {
                     // Columns 8 * part to 8 * part + 8, two in a byte.
-                    let [a, b, c, d] = [0, 1, 2, 3].map(|i| codes[4 * part + i]);
+                    let [a, b, c, d] = codes.as_chunks().0[part];
                     let packed = [
                         a & 15 | c << 4,
                         a >> 4 | c & 240,
@@ -257,15 +257,19 @@ unsafe fn pack_int8_generic<L: Lanes>(weights: Bf16Matrix<'_>, rows: Range<usize
         for row in 0..layout.rows.min(rows.end - first) {
             let source = weights.row(first + row).bytes().as_chunks().0;
             for (block, source) in source.as_chunks::<QUANT_BLOCK>().0.iter().enumerate() {
-                let x =
-                    source.map(|pair| f32::from_bits(u32::from(u16::from_le_bytes(pair)) << 16));
+                let mut x = [0.0; QUANT_BLOCK];
+                for (x, pair) in x.iter_mut().zip(source) {
+                    *x = f32::from_bits(u32::from(u16::from_le_bytes(*pair)) << 16);
+                }
                 let (rounded, scale) = round(&x);
                 let scales = &mut scales[block * layout.scale_bytes + 2 * row..][..2];
                 scales.copy_from_slice(&scale.to_le_bytes());
                 let values = &mut values[block * layout.block_bytes..][..layout.block_bytes];
                 for (part, four) in rounded.as_chunks::<4>().0.iter().enumerate() {
-                    let packed = four.map(|value| (value as u8).wrapping_add(L::INT8_OFFSET));
-                    values[(part * layout.rows + row) * 4..][..4].copy_from_slice(&packed);
+                    let to = &mut values[(part * layout.rows + row) * 4..][..4];
+                    for (to, value) in to.iter_mut().zip(four) {
+                        *to = (*value as u8).wrapping_add(L::INT8_OFFSET);
+                    }
                 }
             }
         }
@@ -274,7 +278,8 @@ unsafe fn pack_int8_generic<L: Lanes>(weights: Bf16Matrix<'_>, rows: Range<usize
 
 /// Eight bits each, and the bf16 that they are multiples of: the smallest by which the largest is not above 127.
 ///
-/// As in `quantize.rs`, nothing here keeps the compiler from making whole vectors of it.
+/// As in `quantize.rs`, nothing here keeps the compiler from making whole vectors of it: no comparison of floats, no
+/// saturating conversion, no `map` of an array (a call, compiled for the base instruction set).
 #[inline(always)]
 fn round(x: &[f32; QUANT_BLOCK]) -> ([i8; QUANT_BLOCK], u16) {
     let largest = x
@@ -295,10 +300,11 @@ fn round(x: &[f32; QUANT_BLOCK]) -> ([i8; QUANT_BLOCK], u16) {
     if widen(scale) < f32::MIN_POSITIVE {
         return ([0; QUANT_BLOCK], 0);
     }
-    let rounded = x.map(|x| {
-        let rounded = (x / widen(scale)).round_ties_even();
+    let scale_f32 = widen(scale);
+    let mut rounded = [0; QUANT_BLOCK];
+    for (rounded, x) in rounded.iter_mut().zip(x) {
         // SAFETY: finite, and at most 127 in magnitude.
-        unsafe { rounded.to_int_unchecked::<i32>() as i8 }
-    });
+        *rounded = unsafe { (x / scale_f32).round_ties_even().to_int_unchecked::<i32>() as i8 };
+    }
     (rounded, scale)
 }
