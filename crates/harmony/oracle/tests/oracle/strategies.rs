@@ -183,6 +183,7 @@ pub fn conversation() -> impl Strategy<Value = Conversation> {
                     knowledge_cutoff,
                     instructions,
                     tools,
+                    response_format: None,
                     turns,
                 }
             },
