@@ -56,6 +56,7 @@ fn run(engine: &mut EngineExecutor, waves: &Waves, reuse: bool, max_tokens: usiz
                 priority: 0,
                 handover: None,
                 prompt_logprobs: None,
+                constraint: None,
             };
             scheduler.submit(RequestId(id), request).unwrap();
             id += 1;
