@@ -48,8 +48,10 @@ pub(crate) struct RequestContext {
     body_read: Cell<bool>,
     /// Who asks; set by the guard.
     principal: OnceCell<Arc<str>>,
-    /// The request's place under the limits of its key. Given back when the log ends, with the last byte of the answer.
+    /// The request's place under the limits of its key. Given back when the log ends, with the last byte of the answer,
+    /// unless the work goes on without the client.
     lease: RefCell<Option<Lease>>,
+    outlives_answer: Cell<bool>,
 }
 
 impl RequestContext {
@@ -74,6 +76,17 @@ impl RequestContext {
     pub fn admitted(&self, principal: Arc<str>, lease: Option<Lease>) {
         let _ = self.principal.set(principal);
         self.lease.replace(lease);
+    }
+
+    /// Who asks: the name of an account.
+    pub fn principal(&self) -> Arc<str> {
+        let nobody = || Arc::from("anonymous");
+        self.principal.get().cloned().unwrap_or_else(nobody)
+    }
+
+    /// The request is worked on after its answer was sent, until nobody holds the context any more.
+    pub fn outlive_answer(&self) {
+        self.outlives_answer.set(true);
     }
 
     /// Takes the tokens of the prompt from what the key may use.
@@ -114,6 +127,7 @@ impl RequestContext {
             body_read: Cell::new(false),
             principal: OnceCell::new(),
             lease: RefCell::new(None),
+            outlives_answer: Cell::new(false),
         }
     }
 }
@@ -294,7 +308,9 @@ impl RequestLog {
 
 impl Drop for RequestLog {
     fn drop(&mut self) {
-        self.context.lease.take();
+        if !self.context.outlives_answer.get() {
+            self.context.lease.take();
+        }
         let took = self.context.arrived.elapsed();
         let status = self
             .status

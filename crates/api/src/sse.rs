@@ -47,6 +47,26 @@ impl Frames {
         self.bytes.extend_from_slice(b"\n\n");
     }
 
+    /// Adds an event with a name.
+    pub fn named(&mut self, name: &str, chunk: &impl Serialize) {
+        self.bytes.extend_from_slice(b"event: ");
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.push(b'\n');
+        self.data(chunk);
+    }
+
+    /// Adds an event with a name, whose data is JSON already.
+    pub fn named_text(&mut self, name: &str, json: &str) {
+        for part in ["event: ", name, "\ndata: ", json, "\n\n"] {
+            self.bytes.extend_from_slice(part.as_bytes());
+        }
+    }
+
+    /// What is to be sent.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes.into()
+    }
+
     fn done(&mut self) {
         self.bytes.extend_from_slice(b"data: [DONE]\n\n");
     }
@@ -74,9 +94,20 @@ pub(crate) fn respond(
         metrics,
         ended: false,
     };
-    let body = stream::unfold(events, |mut events| async move {
-        let bytes = events.next().await?;
-        Some((Ok::<_, actix_web::Error>(bytes), events))
+    stream_of(events, async |events: &mut Stream<_>| events.next().await)
+}
+
+/// Keeps a silent stream open.
+pub(crate) const HEARTBEAT: Bytes = Bytes::from_static(b": ping\n\n");
+
+/// An answer of events: `next` gives some bytes, until there are none.
+pub(crate) fn stream_of<S: 'static>(
+    source: S,
+    next: impl AsyncFn(&mut S) -> Option<Bytes> + 'static,
+) -> HttpResponse {
+    let body = stream::unfold((source, next), |(mut source, next)| async move {
+        let bytes = next(&mut source).await?;
+        Some((Ok::<_, actix_web::Error>(bytes), (source, next)))
     });
     HttpResponse::Ok()
         .content_type("text/event-stream; charset=utf-8")
@@ -97,7 +128,7 @@ impl<C: Chunks> Stream<C> {
                 Some(silence) => {
                     match tokio::time::timeout(silence, self.generation.next()).await {
                         Ok(event) => event,
-                        Err(_) => return Some(Bytes::from_static(b": ping\n\n")),
+                        Err(_) => return Some(HEARTBEAT),
                     }
                 }
             };
@@ -121,7 +152,7 @@ impl<C: Chunks> Stream<C> {
                 None => return None,
             }
             if !frames.bytes.is_empty() {
-                return Some(frames.bytes.into());
+                return Some(frames.into_bytes());
             }
         }
     }

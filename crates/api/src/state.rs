@@ -12,6 +12,8 @@ use gossamer_scheduler::SchedulerHandle;
 
 use crate::auth::Auth;
 use crate::routes::BodyMemory;
+use crate::routes::responses::Responses;
+use crate::store::ResponseStore;
 use crate::wire::models::ServerInfo;
 
 /// Settings of the HTTP layer. The gateway fills in every field; there are no defaults here.
@@ -80,6 +82,7 @@ pub struct AppState {
     pub(crate) info: Arc<ServerInfo>,
     pub(crate) auth: Arc<Auth>,
     pub(crate) bodies: BodyMemory,
+    pub(crate) responses: Arc<Responses>,
     /// Turns the salts that clients choose into the scheduler's. Its keys are random, so nobody can look for two salts
     /// that are the same to it.
     salts: RandomState,
@@ -96,6 +99,7 @@ impl AppState {
         config: ApiConfig,
         info: ServerInfo,
         auth: Auth,
+        store: ResponseStore,
     ) -> Self {
         // Built on first use, which takes a while: now, and not under the first request.
         let _ = Tokenizer::get();
@@ -106,10 +110,16 @@ impl AppState {
             info: Arc::new(info),
             auth: Arc::new(auth),
             bodies: BodyMemory::default(),
+            responses: Arc::new(Responses::new(store)),
             salts: RandomState::new(),
             started: Instant::now(),
             created: unix_seconds(),
         }
+    }
+
+    /// Returns when no response is worked on in the background and all that have ended are kept.
+    pub async fn settled(&self) {
+        self.responses.settled().await;
     }
 
     /// The scheduler's salt for a client's; 0 stands for none.

@@ -19,6 +19,9 @@ pub struct ApiMetrics {
     finished: IntCounterVec,
     cancelled: IntCounter,
     repairs: IntCounterVec,
+    responses_stored: IntGauge,
+    responses_stored_bytes: IntGauge,
+    responses_evicted: IntCounterVec,
 }
 
 impl ApiMetrics {
@@ -34,6 +37,9 @@ impl ApiMetrics {
             finished: catalog.finished.clone(),
             cancelled: catalog.cancelled.clone(),
             repairs: catalog.harmony_repairs.clone(),
+            responses_stored: catalog.responses_stored.clone(),
+            responses_stored_bytes: catalog.responses_stored_bytes.clone(),
+            responses_evicted: catalog.responses_evicted.clone(),
         }
     }
 
@@ -87,6 +93,17 @@ impl ApiMetrics {
     /// The harmony parser repaired `count` deviations of this kind.
     pub fn harmony_repairs(&self, kind: &'static str, count: u64) {
         self.repairs.with_label_values(&[kind]).inc_by(count);
+    }
+
+    /// What the store of responses holds.
+    pub fn responses_stored(&self, count: i64, bytes: i64) {
+        self.responses_stored.set(count);
+        self.responses_stored_bytes.set(bytes);
+    }
+
+    /// A response was removed to keep a bound; `reason` is `count`, `bytes` or `age`.
+    pub fn response_evicted(&self, reason: &'static str) {
+        self.responses_evicted.with_label_values(&[reason]).inc();
     }
 }
 

@@ -67,6 +67,9 @@ pub(crate) struct Catalog {
     pub finished: IntCounterVec,
     pub cancelled: IntCounter,
     pub harmony_repairs: IntCounterVec,
+    pub responses_stored: IntGauge,
+    pub responses_stored_bytes: IntGauge,
+    pub responses_evicted: IntCounterVec,
 
     pub engine_info: IntGaugeVec,
     pub weight_bytes: IntGauge,
@@ -108,6 +111,9 @@ impl Catalog {
             finished: register(r, IntCounterVec::new(Opts::new("gossamer_api_choices_finished_total", "Choices completed by finish reason."), &["reason"])),
             cancelled: counter(r, "gossamer_api_requests_cancelled_total", "Requests whose client went away before the answer was complete."),
             harmony_repairs: register(r, IntCounterVec::new(Opts::new("gossamer_harmony_repairs_total", "Deviations from the harmony format in the model's output that the parser repaired."), &["kind"])),
+            responses_stored: gauge(r, "gossamer_responses_stored", "Responses kept for GET and previous_response_id."),
+            responses_stored_bytes: gauge(r, "gossamer_responses_stored_bytes", "Bytes of the responses that are kept."),
+            responses_evicted: register(r, IntCounterVec::new(Opts::new("gossamer_responses_evicted_total", "Responses removed to keep a bound of the store: reason=\"count\", \"bytes\", \"age\"."), &["reason"])),
 
             engine_info: register(r, IntGaugeVec::new(Opts::new("gossamer_engine_info", "1; the labels say what is loaded and what computes."), &["model", "backend", "kernels"])),
             weight_bytes: gauge(r, "gossamer_engine_weight_bytes", "Bytes of the model's weights."),

@@ -49,6 +49,22 @@ const GENERATION: &[ErrorCode] = &[
     ErrorCode::ShuttingDown,
 ];
 
+/// A query that is refused.
+const QUERY: &[ErrorCode] = &[
+    ErrorCode::UnknownParameter,
+    ErrorCode::UnsupportedValue,
+    ErrorCode::InvalidType,
+    ErrorCode::InvalidValue,
+    ErrorCode::IntegerBelowMin,
+    ErrorCode::IntegerAboveMax,
+];
+
+/// Of responses.
+const RESPONSES: &[ErrorCode] = &[
+    ErrorCode::ResponseNotFound,
+    ErrorCode::PreviousResponseNotFound,
+];
+
 /// What any route may answer.
 const ANY: &[ErrorCode] = &[
     ErrorCode::MalformedRequest,
@@ -93,6 +109,33 @@ pub(crate) struct UnknownModel;
 impl IntoResponses for UnknownModel {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         by_status(&[&[ErrorCode::ModelNotFound], ANY])
+    }
+}
+
+/// Of a route that names a response in its path.
+pub(crate) struct UnknownResponse;
+
+impl IntoResponses for UnknownResponse {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        by_status(&[&RESPONSES[..1], ANY])
+    }
+}
+
+/// Of a route that reads its query.
+pub(crate) struct BadQuery;
+
+impl IntoResponses for BadQuery {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        by_status(&[QUERY, ANY])
+    }
+}
+
+/// Of a route that continues a response.
+pub(crate) struct UnknownPrevious;
+
+impl IntoResponses for UnknownPrevious {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        by_status(&[BODY, &RESPONSES[1..], GENERATION, ANY])
     }
 }
 
@@ -176,7 +219,7 @@ mod tests {
     fn every_code_is_documented() {
         // Paths that do not exist are not in the document.
         let undocumented = [ErrorCode::UnknownUrl];
-        let sets = [BODY, GENERATION, CREDENTIAL, ANY, &[ErrorCode::NotReady]].concat();
+        let sets = [BODY, GENERATION, CREDENTIAL, RESPONSES, ANY, &[ErrorCode::NotReady]].concat();
         for code in ErrorCode::ALL {
             assert_eq!(
                 sets.contains(code),

@@ -35,6 +35,11 @@ use security::Credentials;
     paths(
         routes::chat_completions::create,
         routes::completions::create,
+        routes::responses::create,
+        routes::responses::stored::retrieve,
+        routes::responses::stored::delete,
+        routes::responses::stored::input_items,
+        routes::responses::stored::cancel,
         routes::models::list,
         routes::models::retrieve,
         routes::tokens::tokenize,
@@ -51,6 +56,7 @@ use security::Credentials;
     ),
     tags(
         (name = "OpenAI", description = "As in OpenAI's API."),
+        (name = "responses", description = "OpenAI's Responses API: answers as items, kept by the server if the client wants."),
         (name = "tokens", description = "What the model reads, without running it. `/tokenize` and `/detokenize` are as in vLLM."),
         (name = "simple", description = "Chat completions in a few fields, for programs that do not speak OpenAI's API."),
         (name = "operations", description = "For those who run the server."),
@@ -70,7 +76,7 @@ fn operations(document: &mut utoipa::openapi::OpenApi) -> impl Iterator<Item = &
         .paths
         .paths
         .values_mut()
-        .flat_map(|item| [item.get.as_mut(), item.post.as_mut()])
+        .flat_map(|item| [item.get.as_mut(), item.post.as_mut(), item.delete.as_mut()])
         .flatten()
 }
 

@@ -8,7 +8,7 @@ use gossamer_harmony::render;
 
 use super::{prepare, read_body};
 use crate::error::ApiError;
-use crate::generation::{ChatAssembler, Generation, Job};
+use crate::generation::{ChatAssembler, Generation, Job, Messages};
 use crate::openapi::errors::GenerationErrors;
 use crate::reply::chat::{ChatChunks, Shown, WholeChat};
 use crate::reply::prompts::{Prompts, Wanted};
@@ -97,7 +97,7 @@ impl Prepared {
             ..Wanted::default()
         };
         let prompt = Prompts::new(&self.job.prompts, wanted);
-        let generation = self.submit(state, context)?;
+        let generation = self.submit(Messages::Joined, state, context)?;
         let mut answer = WholeChat::new(generation.num_choices(), shown, prompt);
         let usage = collect(generation, &mut answer).await?;
         Ok(answer.finish(head, usage))
@@ -111,7 +111,7 @@ impl Prepared {
         context: Rc<RequestContext>,
     ) -> Result<HttpResponse, ApiError> {
         let (shown, head) = (self.shown(state), self.head(id_prefix, state));
-        let generation = self.submit(state, context)?;
+        let generation = self.submit(Messages::Joined, state, context)?;
         let chunks = ChatChunks::new(head, generation.num_choices(), shown);
         let metrics = state.metrics.api.clone();
         let heartbeat = state.config.heartbeat;
@@ -134,10 +134,17 @@ impl Prepared {
         head
     }
 
-    fn submit(self, state: &AppState, context: Rc<RequestContext>) -> Result<Generation, ApiError> {
+    /// Hands it to the scheduler.
+    pub fn submit(
+        self,
+        messages: Messages,
+        state: &AppState,
+        context: Rc<RequestContext>,
+    ) -> Result<Generation, ApiError> {
         let tools_allowed = self.tools_allowed;
         Generation::submit(self.job, state, context, |generate| {
-            Box::new(ChatAssembler::new(&generate.stop_strings, tools_allowed))
+            let stops = &generate.stop_strings;
+            Box::new(ChatAssembler::new(stops, tools_allowed, messages))
         })
     }
 }

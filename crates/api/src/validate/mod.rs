@@ -27,7 +27,9 @@
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod fields;
+mod items;
 mod messages;
+pub(crate) mod responses;
 mod sampling;
 pub(crate) mod simple;
 pub(crate) mod tokens;

@@ -7,6 +7,7 @@ pub mod chat;
 pub mod completions;
 pub mod error;
 pub mod models;
+pub mod responses;
 pub mod simple;
 pub mod tokens;
 pub mod usage;
