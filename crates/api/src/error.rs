@@ -180,7 +180,9 @@ impl ApiError {
     pub(crate) fn renamed(mut self, own: fn(&str) -> Option<String>) -> Self {
         if let Some(path) = self.param.take() {
             let new = own(&path).unwrap_or_else(|| path.clone());
-            let message = self.message.replace(&format!("'{path}'"), &format!("'{new}'"));
+            let message = self
+                .message
+                .replace(&format!("'{path}'"), &format!("'{new}'"));
             self.message = message.into();
             self.param = Some(new);
         }

@@ -48,7 +48,7 @@ impl Frames {
     }
 
     /// Adds an event with a name.
-    pub fn named(&mut self, name: &str, chunk: &impl Serialize) {
+    pub fn event(&mut self, name: &str, chunk: &impl Serialize) {
         self.bytes.extend_from_slice(b"event: ");
         self.bytes.extend_from_slice(name.as_bytes());
         self.bytes.push(b'\n');
@@ -56,7 +56,7 @@ impl Frames {
     }
 
     /// Adds an event with a name, whose data is JSON already.
-    pub fn named_text(&mut self, name: &str, json: &str) {
+    pub fn event_text(&mut self, name: &str, json: &str) {
         for part in ["event: ", name, "\ndata: ", json, "\n\n"] {
             self.bytes.extend_from_slice(part.as_bytes());
         }

@@ -227,7 +227,7 @@ pub fn error_fields(body: &Value) -> ErrorFields {
 /// One event of a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SseEvent {
-    /// `data: {...}`
+    /// `data: {...}`; a line `event:` before it says the same as its `type`.
     Data(Value),
     /// `data: [DONE]`
     Done,
@@ -305,6 +305,11 @@ impl SseReader {
         let event: Vec<u8> = self.pending.drain(..end + 2).collect();
         let text = String::from_utf8(event).expect("an event is UTF-8");
         let text = text.trim_end_matches('\n');
+        let (name, text) =
+            match (text.strip_prefix("event: ")).and_then(|rest| rest.split_once('\n')) {
+                Some((name, rest)) => (Some(name), rest),
+                None => (None, text),
+            };
         Some(if let Some(comment) = text.strip_prefix(':') {
             SseEvent::Comment(comment.trim().to_owned())
         } else {
@@ -312,9 +317,14 @@ impl SseReader {
             assert!(!data.contains('\n'), "one line per event: {data}");
             match data {
                 "[DONE]" => SseEvent::Done,
-                json => SseEvent::Data(
-                    serde_json::from_str(json).unwrap_or_else(|e| panic!("JSON ({e}): {json}")),
-                ),
+                json => {
+                    let value: Value =
+                        serde_json::from_str(json).unwrap_or_else(|e| panic!("JSON ({e}): {json}"));
+                    if let Some(name) = name {
+                        assert_eq!(value["type"], name, "an event is named after its type");
+                    }
+                    SseEvent::Data(value)
+                }
             }
         })
     }

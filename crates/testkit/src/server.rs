@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use actix_web::dev::ServerHandle;
 use gossamer_api::auth::{Auth, AuthConfig};
-use gossamer_api::{ApiConfig, AppState, PromptDate, ServerConfig, ServerInfo};
+use gossamer_api::{
+    ApiConfig, AppState, PromptDate, ResponseStore, ServerConfig, ServerInfo, StoreConfig,
+};
 use gossamer_metrics::Metrics;
 use gossamer_scheduler::{Capacity, GroupCapacity, SchedulerConfig, SchedulerHandle, Worker};
 
@@ -36,6 +38,8 @@ pub struct TestSetup {
     pub scheduler: SchedulerConfig,
     /// What the executor can hold.
     pub capacity: Capacity,
+    /// Where responses are kept; `None`: nowhere.
+    pub responses: Option<StoreConfig>,
 }
 
 impl TestSetup {
@@ -85,6 +89,12 @@ impl TestSetup {
                     block_bytes: 1024,
                 }],
             },
+            responses: Some(StoreConfig {
+                path: None,
+                max_count: 1000,
+                max_bytes: 64 << 20,
+                max_age: Duration::from_secs(3600),
+            }),
         }
     }
 
@@ -133,7 +143,20 @@ impl TestServer {
             kv_cache_bytes: 0,
         };
         let auth = Auth::new(&setup.auth).expect("the files of credentials are usable");
-        let state = AppState::new(scheduler.clone(), metrics.clone(), setup.api, info, auth);
+        let store = match &setup.responses {
+            None => ResponseStore::off(),
+            Some(store) => {
+                ResponseStore::open(store, metrics.api.clone()).expect("the store opens")
+            }
+        };
+        let state = AppState::new(
+            scheduler.clone(),
+            metrics.clone(),
+            setup.api,
+            info,
+            auth,
+            store,
+        );
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let addr = listener
             .local_addr()

@@ -219,7 +219,15 @@ mod tests {
     fn every_code_is_documented() {
         // Paths that do not exist are not in the document.
         let undocumented = [ErrorCode::UnknownUrl];
-        let sets = [BODY, GENERATION, CREDENTIAL, RESPONSES, ANY, &[ErrorCode::NotReady]].concat();
+        let sets = [
+            BODY,
+            GENERATION,
+            CREDENTIAL,
+            RESPONSES,
+            ANY,
+            &[ErrorCode::NotReady],
+        ]
+        .concat();
         for code in ErrorCode::ALL {
             assert_eq!(
                 sets.contains(code),

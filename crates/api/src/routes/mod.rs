@@ -58,8 +58,14 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
         .service(post("/v1/completions", completions::create))
         .service(post("/v1/responses", responses::create))
         .service(responses::stored::resource("/v1/responses/{response}"))
-        .service(get("/v1/responses/{response}/input_items", responses::stored::input_items))
-        .service(post("/v1/responses/{response}/cancel", responses::stored::cancel))
+        .service(get(
+            "/v1/responses/{response}/input_items",
+            responses::stored::input_items,
+        ))
+        .service(post(
+            "/v1/responses/{response}/cancel",
+            responses::stored::cancel,
+        ))
         .service(get("/v1/models", models::list))
         // A model's id may contain slashes.
         .service(get("/v1/models/{model:.+}", models::retrieve))

@@ -122,7 +122,9 @@ pub(super) struct Database {
 
 impl std::fmt::Debug for Database {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Database").field("holds", &self.all()).finish_non_exhaustive()
+        f.debug_struct("Database")
+            .field("holds", &self.all())
+            .finish_non_exhaustive()
     }
 }
 
@@ -163,10 +165,11 @@ impl Database {
         connection.execute_batch(&format!("BEGIN; {ORPHANS} COMMIT"))?;
         let mut database = Self {
             totals: HashMap::new(),
-            last_used: connection
-                .query_row("SELECT coalesce(max(used), 0) FROM responses", [], |row| {
-                    row.get(0)
-                })?,
+            last_used: connection.query_row(
+                "SELECT coalesce(max(used), 0) FROM responses",
+                [],
+                |row| row.get(0),
+            )?,
             connection,
             max: Totals {
                 count: clamp(config.max_count),
@@ -195,10 +198,12 @@ impl Database {
         let mut previous = record.previous.clone();
         while let Some(id) = previous.take() {
             let next = "SELECT previous FROM responses WHERE id = ?1 AND owner = ?2";
-            let row = self.connection.prepare(next)?.query_row(
-                params![id, record.owner],
-                |row| row.get::<_, Option<String>>(0),
-            );
+            let row = self
+                .connection
+                .prepare(next)?
+                .query_row(params![id, record.owner], |row| {
+                    row.get::<_, Option<String>>(0)
+                });
             if let Some(before) = row.optional()? {
                 ancestors.push(id);
                 previous = before;
@@ -265,12 +270,7 @@ impl Database {
         Ok(row.optional()?)
     }
 
-    pub fn chain(
-        &mut self,
-        owner: &str,
-        id: &str,
-        max_bytes: usize,
-    ) -> Result<Chain, StoreError> {
+    pub fn chain(&mut self, owner: &str, id: &str, max_bytes: usize) -> Result<Chain, StoreError> {
         let mut statement = self.connection.prepare(
             "SELECT previous, status, response, input FROM responses JOIN bodies USING (id)
             WHERE id = ?1 AND owner = ?2 AND used > ?3",
@@ -327,7 +327,8 @@ impl Database {
             let mut statement = self
                 .connection
                 .prepare("DELETE FROM responses WHERE used <= ?1 RETURNING owner, bytes")?;
-            let rows = statement.query_map([self.oldest()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let rows =
+                statement.query_map([self.oldest()], |row| Ok((row.get(0)?, row.get(1)?)))?;
             rows.collect::<Result<_, _>>()?
         };
         for (owner, bytes) in &removed {
@@ -353,8 +354,11 @@ impl Database {
             } else {
                 return Ok(());
             };
-            let mut owners: Vec<(i64, &String)> =
-                (self.totals.iter().map(|(owner, totals)| (by(totals), owner))).collect();
+            let mut owners: Vec<(i64, &String)> = (self
+                .totals
+                .iter()
+                .map(|(owner, totals)| (by(totals), owner)))
+            .collect();
             owners.sort_unstable_by(|a, b| b.cmp(a));
             let mut removed = None;
             for (_, owner) in owners {
@@ -464,7 +468,9 @@ fn in_use(error: rusqlite::Error, path: &Path) -> StoreError {
 
 fn unix_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    since.map_or(0, |since| {
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    })
 }
 
 fn clamp(number: u64) -> i64 {

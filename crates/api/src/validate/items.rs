@@ -116,7 +116,8 @@ impl ItemReader {
             Some("reasoning") => {
                 let text = reasoning(&mut item)?;
                 if !text.is_empty() {
-                    self.turns.push(assistant(|turn| turn.reasoning = Some(text)));
+                    self.turns
+                        .push(assistant(|turn| turn.reasoning = Some(text)));
                 }
                 return item.finish(&[]);
             }
@@ -151,7 +152,11 @@ impl ItemReader {
             .ok_or_else(|| item.missing("role"))?;
         self.undecided = None;
         if role == "assistant" {
-            let text = text(&mut item, "content", &["output_text", "refusal", "input_text"])?;
+            let text = text(
+                &mut item,
+                "content",
+                &["output_text", "refusal", "input_text"],
+            )?;
             let phase = item.word("phase", &["commentary", "final_answer"], &[])?;
             if phase.is_none() {
                 self.undecided = Some(self.turns.len());
@@ -187,7 +192,8 @@ impl ItemReader {
             *preamble = content.take();
         }
         let call = ToolCall { name, arguments };
-        self.turns.push(assistant(|turn| turn.tool_calls.push(call)));
+        self.turns
+            .push(assistant(|turn| turn.tool_calls.push(call)));
         Ok(())
     }
 
@@ -251,7 +257,12 @@ fn reasoning(item: &mut Fields) -> Result<String, ApiError> {
 fn parts(item: &mut Fields, name: &str, kind: &str) -> Result<String, ApiError> {
     let path = item.path_of(name);
     let mut joined = String::new();
-    for (i, part) in item.array(name)?.unwrap_or_default().into_iter().enumerate() {
+    for (i, part) in item
+        .array(name)?
+        .unwrap_or_default()
+        .into_iter()
+        .enumerate()
+    {
         let mut part = Fields::new(part, format!("{path}[{i}]"))?;
         (part.word("type", &[kind], &[])?).ok_or_else(|| part.missing("type"))?;
         joined.push_str(&part.required_string("text")?);

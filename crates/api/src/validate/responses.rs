@@ -155,7 +155,10 @@ pub(crate) fn validate(
 
     let max_tool_calls = fields.integer("max_tool_calls", 1..=i64::MAX)?;
     fields.object("client_metadata")?;
-    let truncation = match fields.word("truncation", &["auto", "disabled"], &[])?.as_deref() {
+    let truncation = match fields
+        .word("truncation", &["auto", "disabled"], &[])?
+        .as_deref()
+    {
         Some("auto") => Truncation::Auto,
         _ => Truncation::Disabled,
     };
@@ -189,7 +192,10 @@ pub(crate) fn validate(
         error: None,
         incomplete_details: None,
         instructions,
-        max_output_tokens: request.generate.max_tokens.filter(|_| max_output_tokens.is_some()),
+        max_output_tokens: request
+            .generate
+            .max_tokens
+            .filter(|_| max_output_tokens.is_some()),
         max_tool_calls: max_tool_calls.map(|count| count as usize),
         model: config.model.clone(),
         output: Vec::new(),
@@ -231,12 +237,17 @@ pub(crate) fn validate(
 /// What stands in the client's body where a chat completion has `path`.
 fn own_path(path: &str) -> Option<String> {
     let after = |from: &str| path.strip_prefix(from).filter(|rest| is_boundary(rest));
-    if let Some((to, rest)) = RENAMED.iter().find_map(|(from, to)| Some((to, after(from)?))) {
+    if let Some((to, rest)) = RENAMED
+        .iter()
+        .find_map(|(from, to)| Some((to, after(from)?)))
+    {
         // Names of functions stand one level deeper in a chat completion.
         return Some(format!("{to}{}", rest.replace("].function", "]")));
     }
     let inner = path.strip_prefix("tools[")?;
-    inner.contains("].function").then(|| format!("tools[{}", inner.replacen("].function", "]", 1)))
+    inner
+        .contains("].function")
+        .then(|| format!("tools[{}", inner.replacen("].function", "]", 1)))
 }
 
 fn is_boundary(rest: &str) -> bool {
@@ -257,8 +268,7 @@ fn tools(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
     (items.into_iter().enumerate())
         .map(|(i, item)| {
             let mut tool = Fields::new(item, format!("{path}[{i}]"))?;
-            (tool.word("type", &["function"], OTHER_TOOLS)?)
-                .ok_or_else(|| tool.missing("type"))?;
+            (tool.word("type", &["function"], OTHER_TOOLS)?).ok_or_else(|| tool.missing("type"))?;
             let name = tool.required_string("name")?;
             let (description, parameters) = (tool.take("description"), tool.take("parameters"));
             let strict = tool.take("strict");
@@ -308,7 +318,9 @@ fn chat_choice(choice: Option<&Value>, fields: &Fields) -> Result<Option<Value>,
                     }
                 }
             }
-            Ok(Some(json!({"type": "allowed_tools", "allowed_tools": allowed})))
+            Ok(Some(
+                json!({"type": "allowed_tools", "allowed_tools": allowed}),
+            ))
         }
         _ => Ok(Some(named(given))),
     }
@@ -352,7 +364,12 @@ fn text(fields: &mut Fields) -> Result<(Option<Value>, Option<Value>), ApiError>
 fn include(fields: &mut Fields) -> Result<bool, ApiError> {
     let path = fields.path_of("include");
     let mut logprobs = false;
-    for (i, word) in fields.array("include")?.unwrap_or_default().iter().enumerate() {
+    for (i, word) in fields
+        .array("include")?
+        .unwrap_or_default()
+        .iter()
+        .enumerate()
+    {
         let path = format!("{path}[{i}]");
         match word {
             Value::String(word) if word == "message.output_text.logprobs" => logprobs = true,
@@ -395,7 +412,13 @@ mod tests {
         ] {
             assert_eq!(own_path(chat).as_deref(), Some(own), "{chat}");
         }
-        for same in ["temperature", "tools", "tools[3]", "tool_choice", "verbosity_x"] {
+        for same in [
+            "temperature",
+            "tools",
+            "tools[3]",
+            "tool_choice",
+            "verbosity_x",
+        ] {
             assert_eq!(own_path(same), None, "{same}");
         }
     }

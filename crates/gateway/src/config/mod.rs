@@ -11,6 +11,7 @@ mod value;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gossamer_api::StoreConfig;
 use gossamer_api::auth::{AuthConfig, Clock, JwtAlgorithm, JwtConfig, Limits, Scopes};
 
 pub use error::ConfigError;
@@ -20,6 +21,8 @@ pub use value::{Kind, Value, format_size};
 
 /// The name of the model that is part of the binary.
 pub const EMBEDDED_MODEL: &str = "tiny";
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Where the process runs; given by `GOSSAMER_ENV`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +77,8 @@ pub struct Config {
     pub engine: Engine,
     pub scheduler: Scheduler,
     pub api: Api,
+    /// `[responses]`; `None`: none is kept.
+    pub responses: Option<StoreConfig>,
     pub auth: Auth,
     pub log: Log,
 }
@@ -212,6 +217,14 @@ impl Config {
                 retry_after: get.duration("api.retry_after_ms"),
                 date: Some(get.text("api.date")).filter(|date| date != "auto"),
             },
+            responses: get
+                .optional("responses.max_count")
+                .map(|count| StoreConfig {
+                    path: get.given("responses.store").map(PathBuf::from),
+                    max_count: count as u64,
+                    max_bytes: get.number("responses.max_bytes") as u64,
+                    max_age: HOUR * get.number("responses.max_age_hours") as u32,
+                }),
             auth: auth(&get)?,
             log: Log {
                 json: get.text("log.format") == "json",

@@ -149,14 +149,12 @@ impl Live {
             live: self,
             next: from,
         };
-        sse::stream_of(reader, async move |reader: &mut Reader| {
-            match heartbeat {
-                None => reader.next().await,
-                Some(silence) => match tokio::time::timeout(silence, reader.next()).await {
-                    Ok(bytes) => bytes,
-                    Err(_) => Some(sse::HEARTBEAT),
-                },
-            }
+        sse::stream_of(reader, async move |reader: &mut Reader| match heartbeat {
+            None => reader.next().await,
+            Some(silence) => match tokio::time::timeout(silence, reader.next()).await {
+                Ok(bytes) => bytes,
+                Err(_) => Some(sse::HEARTBEAT),
+            },
         })
     }
 }
@@ -176,13 +174,16 @@ impl Reader {
             let (new, ended) = {
                 let now = self.live.now();
                 let events = now.events.as_deref().unwrap_or_default();
-                (events.get(self.next..).unwrap_or_default().to_vec(), now.ended)
+                (
+                    events.get(self.next..).unwrap_or_default().to_vec(),
+                    now.ended,
+                )
             };
             if !new.is_empty() {
                 self.next += new.len();
                 let mut frames = Frames::default();
                 for line in new {
-                    frames.named_text(line.name, &line.json);
+                    frames.event_text(line.name, &line.json);
                 }
                 return Some(frames.into_bytes());
             }

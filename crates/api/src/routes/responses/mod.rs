@@ -146,7 +146,9 @@ async fn history(state: &AppState, owner: &str, id: &str) -> Result<Vec<Link>, A
         ))
     };
     let unfinished = |status: &str| {
-        let complaint = format!("is a response that is '{status}'; only one that the model has ended can be continued");
+        let complaint = format!(
+            "is a response that is '{status}'; only one that the model has ended can be continued"
+        );
         Err(invalid(PREVIOUS, complaint))
     };
     let responses = &state.responses;
@@ -163,7 +165,9 @@ async fn history(state: &AppState, owner: &str, id: &str) -> Result<Vec<Link>, A
         Chain::Missing(id) => missing(&id),
         Chain::TooLong => Err(invalid(
             PREVIOUS,
-            format!("is the end of a conversation of more than {limit} bytes, the most that a request may have"),
+            format!(
+                "is the end of a conversation of more than {limit} bytes, the most that a request may have"
+            ),
         )),
         Chain::Found(links) => match links.last() {
             Some(last) if !["completed", "incomplete"].contains(&last.status.as_str()) => {

@@ -109,10 +109,12 @@ impl Run {
 
     /// Runs it, event by event.
     pub fn streamed(self, heartbeat: Option<Duration>) -> HttpResponse {
-        sse::stream_of(self, async move |run: &mut Self| match run.next(heartbeat).await {
-            Said::Events(events) => Some(frames(&events)),
-            Said::Nothing => Some(sse::HEARTBEAT),
-            Said::End => None,
+        sse::stream_of(self, async move |run: &mut Self| {
+            match run.next(heartbeat).await {
+                Said::Events(events) => Some(frames(&events)),
+                Said::Nothing => Some(sse::HEARTBEAT),
+                Said::End => None,
+            }
         })
     }
 
@@ -243,7 +245,7 @@ impl Run {
 pub(super) fn frames(events: &[ResponseStreamEvent]) -> Bytes {
     let mut frames = Frames::default();
     for event in events {
-        frames.named(event.event.name(), event);
+        frames.event(event.event.name(), event);
     }
     frames.into_bytes()
 }

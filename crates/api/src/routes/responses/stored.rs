@@ -67,7 +67,8 @@ pub(crate) async fn retrieve(
     query.finish(&[])?;
     let from = after.map_or(0, |after| after as usize + 1);
     let no_stream = || {
-        let complaint = "may only be true for a response that was made with 'background' and 'stream'";
+        let complaint =
+            "may only be true for a response that was made with 'background' and 'stream'";
         Err(invalid("stream", complaint))
     };
     let owner = RequestContext::of(&request).principal();
@@ -255,10 +256,12 @@ fn replay(lines: &str, from: usize) -> Result<HttpResponse, ApiError> {
         let named: Named<'_> = serde_json::from_str(line).map_err(|error| {
             ApiError::internal().with_internal(format!("a kept event is not JSON: {error}"))
         })?;
-        frames.named_text(named.name, line);
+        frames.event_text(named.name, line);
     }
     let bytes = Some(frames.into_bytes()).filter(|bytes| !bytes.is_empty());
-    Ok(sse::stream_of(bytes, async |bytes: &mut Option<_>| bytes.take()))
+    Ok(sse::stream_of(bytes, async |bytes: &mut Option<_>| {
+        bytes.take()
+    }))
 }
 
 /// The query as fields: digits are numbers, `true` and `false` are booleans. Of what is given twice, the last counts.
