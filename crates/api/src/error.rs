@@ -180,10 +180,7 @@ impl ApiError {
     pub(crate) fn renamed(mut self, own: fn(&str) -> Option<String>) -> Self {
         if let Some(path) = self.param.take() {
             let new = own(&path).unwrap_or_else(|| path.clone());
-            let message = self
-                .message
-                .replace(&format!("'{path}'"), &format!("'{new}'"));
-            self.message = message.into();
+            self.message = self.message.replace(&path, &new).into();
             self.param = Some(new);
         }
         self

@@ -121,19 +121,19 @@ impl IntoResponses for UnknownResponse {
     }
 }
 
-/// Of a route that reads its query.
-pub(crate) struct BadQuery;
+/// Of a route that names a response in its path and reads its query.
+pub(crate) struct ResponseQueryErrors;
 
-impl IntoResponses for BadQuery {
+impl IntoResponses for ResponseQueryErrors {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        by_status(&[QUERY, ANY])
+        by_status(&[QUERY, &RESPONSES[..1], ANY])
     }
 }
 
-/// Of a route that continues a response.
-pub(crate) struct UnknownPrevious;
+/// Of the route that makes responses.
+pub(crate) struct ResponseErrors;
 
-impl IntoResponses for UnknownPrevious {
+impl IntoResponses for ResponseErrors {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         by_status(&[BODY, &RESPONSES[1..], GENERATION, ANY])
     }

@@ -26,7 +26,7 @@ use security::Credentials;
                        with status 400. Every error has the body `{\"error\": {message, type, param, code}}`.\n\n\
                        Streams are `text/event-stream`: events `data: {json}`, each followed by an empty line, and at last \
                        `data: [DONE]`. A stream that fails after its first byte ends with `data: {\"error\": ...}` and \
-                       without `[DONE]`. Lines that begin with a colon are comments; they keep the connection open while a \
+                       without `[DONE]`. Those of `/v1/responses` have named events and end with one that says how. Lines that begin with a colon are comments; they keep the connection open while a \
                        request waits.",
     ),
     // Error answers are made from a table, not from annotations, so their schema is named here.

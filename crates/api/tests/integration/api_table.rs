@@ -10,6 +10,7 @@ use gossamer_testkit::{Script, TestServer};
 use serde_json::{Value, json};
 
 use crate::common::{CHAT, COMPLETIONS, HELLO, chat, completion, server, weather_tool, with};
+use crate::responses::RESPONSES;
 
 /// What comes of a table's row.
 struct Sheet {
@@ -89,6 +90,7 @@ fn endpoint(server: &TestServer, document: &Value, name: &str) -> String {
     let (method, template) = name.split_once(' ').expect("METHOD /path");
     let path = template
         .replace("{model}", "test-model")
+        .replace("{response}", "x")
         .replace("{id}", "x");
     let headers = [("content-type", "application/json")];
     let body: &[u8] = if method == "POST" { b"{}" } else { b"" };
@@ -97,7 +99,8 @@ fn endpoint(server: &TestServer, document: &Value, name: &str) -> String {
         404 => {
             let code = response.error(404).code;
             let in_path = (code.as_deref() == Some("model_not_found")) && path.contains("/models/");
-            in_path && template.ends_with("{model}")
+            (in_path && template.ends_with("{model}"))
+                || code.as_deref() == Some("response_not_found")
         }
         405 => false,
         _ => true,
@@ -117,7 +120,10 @@ fn parameter(server: &TestServer, document: &Value, section: &str, name: &str) -
     let path = section
         .strip_prefix("POST ")
         .unwrap_or_else(|| panic!("a table in section {section:?}"));
-    let (base, wanted, neutral) = probe(path, name);
+    let (base, mut wanted, neutral) = probe(path, name);
+    if wanted == "the last one" {
+        wanted = server.client().post(path, &base).ok()["id"].clone();
+    }
     let send = |value: &Value| {
         server
             .client()
@@ -229,6 +235,13 @@ fn probe(path: &str, name: &str) -> (Value, Value, Option<Value>) {
             with(&completion("Hi"), json!({"stream": true}))
         }
         (COMPLETIONS, _) => completion("Hi"),
+        (RESPONSES, "tool_choice") => {
+            json!({"model": "test-model", "input": "Hi", "tools": flat_tool()})
+        }
+        (RESPONSES, name) if name.starts_with("stream_options") => {
+            json!({"model": "test-model", "input": "Hi", "stream": true})
+        }
+        (RESPONSES, _) => json!({"model": "test-model", "input": "Hi"}),
         (_, "messages") => json!({}),
         (
             "/tokenize",
@@ -242,6 +255,11 @@ fn probe(path: &str, name: &str) -> (Value, Value, Option<Value>) {
     let value = match (path, name) {
         (COMPLETIONS, "logprobs" | "best_of") => json!(2),
         (CHAT, "response_format") => json!({"type": "json_object"}),
+        (RESPONSES, "tools") => flat_tool(),
+        (RESPONSES, "include") => json!(["message.output_text.logprobs"]),
+        (RESPONSES, "truncation") => json!("auto"),
+        (RESPONSES, "previous_response_id") => json!("the last one"),
+        (RESPONSES, "stream_options") => json!({"include_obfuscation": false}),
         (CHAT, "echo") => json!(true),
         _ => wanted(name),
     };
@@ -268,6 +286,11 @@ fn property_of(path: &str, name: &str) -> Value {
     property(&document, path, outer).clone()
 }
 
+/// A function as `/v1/responses` declares it.
+fn flat_tool() -> Value {
+    json!([{"type": "function", "name": "get_weather"}])
+}
+
 /// A value that asks for what a parameter is for. For names that no API here has, any value asks for it.
 fn wanted(name: &str) -> Value {
     match name {
@@ -290,6 +313,12 @@ fn wanted(name: &str) -> Value {
         "temperature" | "top_p" | "min_p" | "presence_penalty" | "frequency_penalty" => json!(0.5),
         "repetition_penalty" => json!(1.1),
         "logit_bias" => json!({"100": 1}),
+        "input" | "instructions" => json!("Hi"),
+        "max_output_tokens" | "max_tool_calls" => json!(2),
+        "reasoning" => json!({"effort": "low"}),
+        "text" => json!({"format": {"type": "text"}}),
+        "background" => json!(true),
+        "client_metadata" => json!({"key": "value"}),
         "top_logprobs" | "top_k" | "prompt_logprobs" | "priority" | "seed" => json!(3),
         "reasoning_effort" | "reasoning_level" => json!("low"),
         "verbosity" => json!("high"),

@@ -18,7 +18,7 @@ use super::chat_completions::Prepared;
 use super::{off_thread, read_body};
 use crate::error::{ApiError, ErrorCode};
 use crate::generation::Messages;
-use crate::openapi::errors::{GenerationErrors, UnknownPrevious};
+use crate::openapi::errors::ResponseErrors;
 use crate::request_id::RequestContext;
 use crate::state::AppState;
 use crate::store::{Chain, Link, StoreError};
@@ -50,8 +50,7 @@ const PREVIOUS: &str = "previous_response_id";
             (Response = "application/json"),
             (ResponseStreamEvent = "text/event-stream"),
         )),
-        GenerationErrors,
-        UnknownPrevious,
+        ResponseErrors,
     ),
 )]
 pub(crate) async fn create(

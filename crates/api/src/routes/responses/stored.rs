@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::super::another_method;
 use crate::error::{ApiError, ErrorCode};
-use crate::openapi::errors::{BadQuery, ServerErrors, UnknownResponse};
+use crate::openapi::errors::{ResponseQueryErrors, UnknownResponse};
 use crate::request_id::RequestContext;
 use crate::sse::{self, Frames};
 use crate::state::AppState;
@@ -48,7 +48,7 @@ pub(crate) fn resource(path: &'static str) -> Resource {
             (Response = "application/json"),
             (ResponseStreamEvent = "text/event-stream"),
         )),
-        BadQuery, UnknownResponse, ServerErrors,
+        ResponseQueryErrors,
     ),
 )]
 pub(crate) async fn retrieve(
@@ -101,7 +101,7 @@ pub(crate) async fn retrieve(
     ),
     responses(
         (status = 200, description = "A page of items.", body = InputItemList),
-        BadQuery, UnknownResponse, ServerErrors,
+        ResponseQueryErrors,
     ),
 )]
 pub(crate) async fn input_items(
@@ -163,7 +163,7 @@ pub(crate) async fn input_items(
     params(("response" = String, Path, description = "Id of a response that was made with `background`.")),
     responses(
         (status = 200, description = "The response, ended.", body = Response),
-        BadQuery, UnknownResponse, ServerErrors,
+        ResponseQueryErrors,
     ),
 )]
 pub(crate) async fn cancel(
@@ -197,7 +197,7 @@ pub(crate) async fn cancel(
     params(("response" = String, Path, description = "Id of a response.")),
     responses(
         (status = 200, description = "It is deleted.", body = DeletedResponse),
-        UnknownResponse, ServerErrors,
+        UnknownResponse,
     ),
 )]
 pub(crate) async fn delete(
