@@ -32,8 +32,9 @@ fn command() -> Command {
                 .long("min-ratio")
                 .value_name("X")
                 .value_parser(clap::value_parser!(f64))
-                .help("Fail unless the last scenario makes at least X times the tokens per second of the first"),
+                .help("Fail unless the last scenario makes at least X times the tokens per second of the first, by medians over the rounds"),
         )
+        .arg(number("rounds", "N", "Run the scenarios N times in turns [default: 1]"))
         .arg(number("hostile", "N", "Send N hostile requests, after a warm-up of as many, at most 2500"))
         .arg(number("seed", "N", "With --hostile: decides every byte that is sent [default: 1]"))
         .arg(number("concurrency", "N", "With --hostile: connections at the same time [default: 32]"))
@@ -114,7 +115,8 @@ async fn run_all(matches: &clap::ArgMatches) -> Result<bool, String> {
     }
 
     let mut reports = Vec::new();
-    for scenario in &scenarios {
+    let rounds = *matches.get_one::<u64>("rounds").unwrap_or(&1) as usize;
+    for scenario in (0..rounds).flat_map(|_| &scenarios) {
         eprintln!(
             "running {} ({} requests) ...",
             scenario.name, scenario.requests
@@ -136,12 +138,18 @@ async fn run_all(matches: &clap::ArgMatches) -> Result<bool, String> {
         }
     }
     if let (Some(needed), [first, .., last]) =
-        (matches.get_one::<f64>("min-ratio"), reports.as_slice())
+        (matches.get_one::<f64>("min-ratio"), scenarios.as_slice())
     {
-        let ratio = last.tokens_per_s / first.tokens_per_s;
+        let tokens_per_s = |scenario: &Scenario| {
+            let same = reports
+                .iter()
+                .filter(|report| report.scenario == scenario.name);
+            median(same.map(|report| report.tokens_per_s).collect())
+        };
+        let ratio = tokens_per_s(last) / tokens_per_s(first);
         println!(
-            "{} makes {ratio:.2} times the tokens per second of {}",
-            last.scenario, first.scenario
+            "{} makes {ratio:.2} times the tokens per second of {} (medians of {rounds})",
+            last.name, first.name
         );
         if ratio.is_nan() || ratio < *needed {
             println!("FAILED: the ratio must be at least {needed}");
@@ -152,6 +160,15 @@ async fn run_all(matches: &clap::ArgMatches) -> Result<bool, String> {
         write_json(&path, &reports)?;
     }
     Ok(good)
+}
+
+/// The middle one, or the mean of the middle two; NaN of nothing.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        len => (values[(len - 1) / 2] + values[len / 2]) / 2.0,
+    }
 }
 
 fn write_json(path: &str, value: &impl serde::Serialize) -> Result<(), String> {
@@ -168,4 +185,16 @@ async fn first_model(target: &Target) -> Result<String, String> {
     let id = list["data"][0]["id"].as_str();
     id.map(str::to_owned)
         .ok_or_else(|| "the server lists no model".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert!(median(Vec::new()).is_nan());
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
 }

@@ -35,6 +35,6 @@ pub use error::{ApiError, ErrorCode};
 pub use openapi::openapi;
 pub use request_id::REQUEST_ID;
 pub use server::{ServerConfig, serve};
-pub use state::{ApiConfig, AppState, PromptDate, civil_date};
+pub use state::{ApiConfig, AppState, PromptDate, civil_date, unix_seconds};
 pub use store::{ResponseStore, StoreConfig, StoreError};
 pub use wire::models::ServerInfo;

@@ -286,9 +286,7 @@ impl RequestLog {
                 BodySize::None | BodySize::Sized(0)
             );
     }
-}
 
-impl RequestLog {
     /// Ends a request whose handler panicked, with what is left to answer.
     fn panicked(mut self, panic: &(dyn Any + Send)) -> Error {
         let message = (panic.downcast_ref::<&str>().copied())

@@ -129,7 +129,7 @@ impl AppState {
 }
 
 /// Seconds since 1970; 0 on a clock before that.
-pub(crate) fn unix_seconds() -> i64 {
+pub fn unix_seconds() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs() as i64)

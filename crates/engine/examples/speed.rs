@@ -1,12 +1,12 @@
 //! Speed of the executor alone: prefill, then decode steps at several batch sizes.
 //!
-//! `cargo run --release -p gossamer-engine --example speed -- [DIR|tiny] [THREADS] [TEMPERATURE] [BATCH,BATCH,...]`
+//! `cargo run --release -p gossamer-engine --example speed -- [DIR|tiny] [THREADS] [TEMPERATURE] [BATCH,BATCH,...] [int8|bf16]`
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use gossamer_engine::{Engine, EngineConfig, KvCacheSize, ModelSource};
+use gossamer_engine::{Engine, EngineConfig, KvCacheSize, ModelSource, WeightFormat};
 use gossamer_scheduler::{
     BatchPlan, BlockId, Executor, SampleSpec, SamplingParams, SeqId, SeqSlice,
 };
@@ -28,11 +28,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .split(',')
         .map(str::parse)
         .collect::<Result<Vec<usize>, _>>()?;
+    let weights = match args.next().as_deref() {
+        Some("bf16") => WeightFormat::Bf16,
+        _ => WeightFormat::Int8,
+    };
     let config = EngineConfig {
         threads,
         block_size: BLOCK_SIZE,
         kv_cache: KvCacheSize::Blocks(batches.iter().max().unwrap_or(&1) * SEQUENCE_BLOCKS),
         max_model_len: None,
+        weights,
         kernels: None,
     };
     let start = Instant::now();

@@ -22,6 +22,25 @@ pub enum KvCacheSize {
     Blocks(usize),
 }
 
+/// What the CPU multiplies by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightFormat {
+    /// Dense matrices rounded to eight bits, MXFP4 experts as published, both repacked, times eight-bit activations.
+    Int8,
+    /// All weights as published, in place, times f32 activations: slower, and what the other is measured against.
+    Bf16,
+}
+
+impl WeightFormat {
+    /// Its name in settings: `"int8"` or `"bf16"`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Int8 => "int8",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
 /// Settings of the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
@@ -33,6 +52,8 @@ pub struct EngineConfig {
     pub kv_cache: KvCacheSize,
     /// Most tokens of a sequence, at most what the model allows; `None` takes what the model allows.
     pub max_model_len: Option<usize>,
+    /// What the weights are turned into at load.
+    pub weights: WeightFormat,
     /// Instruction set of the CPU kernels, by name; `None` takes the best that this machine has.
     pub kernels: Option<String>,
 }

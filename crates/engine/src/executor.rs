@@ -90,7 +90,12 @@ fn load(
     };
     let kv = KvShape::new(&model, engine)?;
     let checkpoint = weights()?;
-    let mut backend = Cpu::new(&model, engine.threads, engine.kernels.as_deref())?;
+    let mut backend = Cpu::new(
+        &model,
+        engine.threads,
+        engine.kernels.as_deref(),
+        engine.weights,
+    )?;
     let mut totals = Totals::default();
     let model = GptOss::load(
         model,
@@ -109,6 +114,7 @@ fn load(
         stop_token_ids,
         backend: "cpu",
         kernels: backend.isa().name(),
+        weights: engine.weights,
         num_threads: backend.num_threads(),
         kv_cache_bytes: kv.total_bytes() as u64,
     };

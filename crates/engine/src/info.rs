@@ -1,5 +1,7 @@
 //! What was loaded and on what: for the banner and `/info`. Plain facts, no behaviour.
 
+use crate::config::WeightFormat;
+
 /// A loaded engine, described.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineInfo {
@@ -23,6 +25,8 @@ pub struct EngineInfo {
     pub backend: &'static str,
     /// Instruction set of the kernels.
     pub kernels: &'static str,
+    /// What the weights were turned into.
+    pub weights: WeightFormat,
     /// Threads that compute.
     pub num_threads: usize,
     /// Bytes of the KV cache when every block is in use.

@@ -10,8 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle, Thread};
 
-/// Polls before a thread goes to sleep; about 30 microseconds, several times the pause between two jobs of a step.
-const SPINS: usize = 1000;
+/// Polls before a thread lets others have its core between polls; some microseconds, more than most pauses between jobs.
+const SPINS: usize = 200;
+
+/// Polls between which others may run, before a thread goes to sleep; together some tens of microseconds.
+const YIELDS: usize = 50;
 
 /// A job as the workers see it: borrowed by the caller of `broadcast`, lifetime erased.
 type Job = &'static (dyn Fn(usize) + Sync);
@@ -171,6 +174,13 @@ fn wait_until(ready: impl Fn() -> bool) {
             return;
         }
         std::hint::spin_loop();
+    }
+    // A kernel that does not preempt on wake-up lets whoever has tokens to send wait for the next timer tick.
+    for _ in 0..YIELDS {
+        if ready() {
+            return;
+        }
+        thread::yield_now();
     }
     while !ready() {
         thread::park();

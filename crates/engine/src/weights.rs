@@ -82,6 +82,30 @@ impl Weight {
         &self.shape
     }
 
+    /// Lets the system take back the memory of these bytes until they are read again: for weights that were copied.
+    /// Only whole pages, only of files, and only where the system can.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Storage::Mapped(map) = &*self.storage {
+            let page = 4096;
+            let (start, end) = (
+                self.range.start.next_multiple_of(page),
+                self.range.end / page * page,
+            );
+            if start < end {
+                // SAFETY: the mapping is of a file and read-only, so pages that are dropped are read from it again.
+                // That it fails only means that the memory stays in use.
+                let _ = unsafe {
+                    map.unchecked_advise_range(
+                        memmap2::UncheckedAdvice::DontNeed,
+                        start,
+                        end - start,
+                    )
+                };
+            }
+        }
+    }
+
     /// The bytes of entry `index` of the outermost dimension.
     ///
     /// # Panics

@@ -50,8 +50,11 @@ pub fn banner(
         (
             "compute",
             format!(
-                "{}, {} kernels, {} threads",
-                info.backend, info.kernels, info.num_threads
+                "{}, {} kernels, {} weights, {} threads",
+                info.backend,
+                info.kernels,
+                info.weights.name(),
+                info.num_threads
             ),
         ),
         (

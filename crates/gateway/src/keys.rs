@@ -5,12 +5,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command};
 use gossamer_api::auth::{
     KeyFileError, KeyRecord, KeyState, Limits, NewKey, Scopes, create_key, list_keys, revoke_key,
 };
+use gossamer_api::unix_seconds;
 
 use crate::{EXIT_USAGE, gather, print};
 
@@ -139,7 +140,7 @@ fn create(matches: &ArgMatches, path: PathBuf) -> Result<ExitCode, KeyFileError>
             concurrent_requests: limit("concurrent-requests"),
         },
     };
-    let (secret, record) = create_key(&path, new, now())?;
+    let (secret, record) = create_key(&path, new, unix_seconds())?;
     eprintln!(
         "key {} \"{}\" may: {}; it {}. Keep it: it is not shown again.",
         record.id,
@@ -157,7 +158,7 @@ fn create(matches: &ArgMatches, path: PathBuf) -> Result<ExitCode, KeyFileError>
 }
 
 fn list(path: PathBuf) -> Result<ExitCode, KeyFileError> {
-    let now = now();
+    let now = unix_seconds();
     let head = [
         "id",
         "name",
@@ -191,7 +192,7 @@ fn list(path: PathBuf) -> Result<ExitCode, KeyFileError> {
 
 fn revoke(matches: &ArgMatches, path: PathBuf) -> Result<ExitCode, KeyFileError> {
     let id = matches.get_one::<String>("id").map_or("", String::as_str);
-    let key = revoke_key(&path, id, now())?;
+    let key = revoke_key(&path, id, unix_seconds())?;
     let at = key.revoked.map_or_else(String::new, utc);
     eprintln!("key {} \"{}\" is revoked since {at}", key.id, key.name);
     Ok(ExitCode::SUCCESS)
@@ -249,11 +250,6 @@ fn lifetime(text: &str) -> Result<Duration, String> {
         return Err(wrong());
     }
     Ok(Duration::from_secs(total))
-}
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs() as i64)
 }
 
 /// `2026-11-22 09:30 UTC`.

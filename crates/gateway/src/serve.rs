@@ -190,6 +190,7 @@ fn load(config: &Config) -> Result<gossamer_engine::EngineExecutor, ServeError> 
         ),
         max_model_len: config.engine.max_model_len,
         kernels: config.engine.kernels.clone(),
+        weights: config.engine.weights,
     };
     Engine::load(&source, &engine).map_err(|source| ServeError::Load {
         model: match &config.model.folder {

@@ -8,9 +8,9 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use gossamer_kernels::{
-    Bf16Matrix, Bf16Slice, ColumnsMut, HEAD_DIM, Isa, KvCache, KvLayout, Mxfp4Matrix, PagedQueries,
-    argmax, bf16_matmul, collect_at_least, mxfp4_matmul, paged_attention, softmax_in_place,
-    sum_exp,
+    Bf16Matrix, Bf16Slice, ColumnsMut, HEAD_DIM, Isa, KvCache, KvLayout, Mxfp4Matrix, PackedFormat,
+    PackedMatrix, PagedQueries, QUANT_BLOCK, QuantBlock, argmax, bf16_matmul, collect_at_least,
+    mxfp4_matmul, packed_len, packed_matmul, paged_attention, quantize, softmax_in_place, sum_exp,
 };
 
 fn main() {
@@ -33,6 +33,12 @@ fn main() {
     }
     if run("experts") {
         experts(isa, 5760, 2880, &[1, 2, 3, 4, 5, 8, 16, 64, 256]);
+    }
+    if run("packed") {
+        for format in [PackedFormat::Mxfp4, PackedFormat::Int8] {
+            packed(isa, format, 256, 128, &[1, 2, 4, 16]);
+            packed(isa, format, 5760, 2880, &[1, 2, 3, 4, 6, 8, 16, 64]);
+        }
     }
     if run("attention") {
         attention(isa);
@@ -163,6 +169,32 @@ fn experts(isa: Isa, rows: usize, cols: usize, tokens: &[usize]) {
             &format!("mxfp4 {rows}x{cols} T={num_tokens}"),
             seconds,
             rows * cols / 2 + rows * cols / 32,
+            num_tokens * rows * cols,
+        );
+    }
+}
+
+/// Packed weights and eight-bit activations. Any bytes are weights; eight matrices in turn, as in `experts`.
+fn packed(isa: Isa, format: PackedFormat, rows: usize, cols: usize, tokens: &[usize]) {
+    const NUM_MATRICES: usize = 8;
+    let len = packed_len(isa, format, rows, cols);
+    let data = bytes(NUM_MATRICES * len);
+    for &num_tokens in tokens {
+        let mut x = vec![QuantBlock::default(); num_tokens * cols / QUANT_BLOCK];
+        quantize(isa, &noise(num_tokens * cols), &mut x);
+        let order: Vec<u32> = (0..num_tokens as u32).collect();
+        let mut out = vec![0.0; num_tokens * rows];
+        let mut turn = 0;
+        let seconds = best(|| {
+            turn = (turn + 1) % NUM_MATRICES;
+            let weights = PackedMatrix::new(isa, format, &data[turn * len..][..len], rows, cols);
+            let mut out = ColumnsMut::new(&mut out, num_tokens);
+            packed_matmul(black_box(&x), &order, weights, None, 0..rows, &mut out);
+        });
+        report(
+            &format!("packed {format:?} {rows}x{cols} T={num_tokens}"),
+            seconds,
+            len,
             num_tokens * rows * cols,
         );
     }

@@ -12,8 +12,18 @@ pub struct Isa(Kind);
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Kind {
+    /// AVX-512 F, BW, VL and VNNI, beside all of `Avx2`.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// AVX-VNNI, beside all of `Avx2`.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// NEON and its dot products.
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    NeonDot,
     #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
     Neon,
     Scalar,
@@ -33,10 +43,23 @@ impl Isa {
         let mut available = Vec::new();
         #[cfg(target_arch = "x86_64")]
         if std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma") {
+            if std::is_x86_feature_detected!("avx512f")
+                && std::is_x86_feature_detected!("avx512bw")
+                && std::is_x86_feature_detected!("avx512vl")
+                && std::is_x86_feature_detected!("avx512vnni")
+            {
+                available.push(Isa(Kind::Avx512));
+            }
+            if std::is_x86_feature_detected!("avxvnni") {
+                available.push(Isa(Kind::AvxVnni));
+            }
             available.push(Isa(Kind::Avx2));
         }
         #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
         if std::arch::is_aarch64_feature_detected!("neon") {
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                available.push(Isa(Kind::NeonDot));
+            }
             available.push(Isa(Kind::Neon));
         }
         available.push(Isa::SCALAR);
@@ -53,11 +76,17 @@ impl Isa {
         Isa::available().into_iter().find(|isa| isa.name() == name)
     }
 
-    /// `"avx2"`, `"neon"` or `"scalar"`.
+    /// `"avx512-vnni"`, `"avx-vnni"`, `"avx2"`, `"neon-dotprod"`, `"neon"` or `"scalar"`.
     pub fn name(self) -> &'static str {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
+            Kind::Avx512 => "avx512-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Kind::AvxVnni => "avx-vnni",
+            #[cfg(target_arch = "x86_64")]
             Kind::Avx2 => "avx2",
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Kind::NeonDot => "neon-dotprod",
             #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
             Kind::Neon => "neon",
             Kind::Scalar => "scalar",
@@ -102,11 +131,13 @@ macro_rules! dispatch {
             }
             match isa.kind() {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: this `Isa` exists only where AVX2 and FMA were detected.
-                crate::dispatch::Kind::Avx2 => unsafe { avx2($($arg),*) },
+                // SAFETY: these `Isa`s exist only where AVX2 and FMA were detected.
+                crate::dispatch::Kind::Avx512 | crate::dispatch::Kind::AvxVnni | crate::dispatch::Kind::Avx2 => unsafe {
+                    avx2($($arg),*)
+                },
                 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-                // SAFETY: this `Isa` exists only where NEON was detected.
-                crate::dispatch::Kind::Neon => unsafe { neon($($arg),*) },
+                // SAFETY: these `Isa`s exist only where NEON was detected.
+                crate::dispatch::Kind::NeonDot | crate::dispatch::Kind::Neon => unsafe { neon($($arg),*) },
                 // SAFETY: `Scalar` needs no instruction set.
                 crate::dispatch::Kind::Scalar => unsafe { $generic::<crate::arch::scalar::Scalar>($($arg),*) },
             }

@@ -15,6 +15,7 @@
 mod dispatch;
 mod arch;
 mod ops;
+mod packed;
 mod vector;
 mod views;
 
@@ -31,5 +32,9 @@ pub use ops::rope::{RopeTable, YarnParams, rope};
 pub use ops::router::router_topk;
 pub use ops::sampling::{
     argmax, collect_at_least, max, softmax_in_place, sum_exp, sum_exp_weighted,
+};
+pub use packed::{
+    PackedFormat, PackedMatrix, QUANT_BLOCK, QuantBlock, pack_int8, pack_mxfp4, packed_len,
+    packed_matmul, packed_swiglu, quantize,
 };
 pub use views::{Bf16Matrix, Bf16Slice, ColumnsMut, Mxfp4Matrix};

@@ -3,7 +3,9 @@
 //! Written from the formulas and not from the fast code, with which it shares only the views that carry
 //! arguments. Compiled for tests and under the feature `oracle`; never on a serving path.
 
-use crate::{Bf16Matrix, Bf16Slice, HEAD_DIM, Mxfp4Matrix, YarnParams};
+use crate::{
+    Bf16Matrix, Bf16Slice, HEAD_DIM, Mxfp4Matrix, PackedMatrix, QUANT_BLOCK, QuantBlock, YarnParams,
+};
 
 /// The number a bf16 bit pattern stands for.
 pub fn bf16(bits: u16) -> f64 {
@@ -75,6 +77,30 @@ pub fn mxfp4_matmul(x: &[f32], weights: Mxfp4Matrix<'_>, bias: Option<Bf16Slice<
     matmul(x, weights.rows(), weights.cols(), bias, |row, col| {
         mxfp4(weights, row, col)
     })
+}
+
+/// See [`crate::packed_matmul`]: the numbers that the blocks and the packed weights stand for, multiplied exactly.
+pub fn packed_matmul(
+    x: &[QuantBlock],
+    tokens: &[u32],
+    weights: PackedMatrix<'_>,
+    bias: Option<&[f32]>,
+) -> Vec<f64> {
+    let blocks = weights.cols() / QUANT_BLOCK;
+    let mut out = Vec::with_capacity(tokens.len() * weights.rows());
+    for token in tokens {
+        let x = &x[*token as usize * blocks..][..blocks];
+        for row in 0..weights.rows() {
+            let product: f64 = (0..weights.cols())
+                .map(|col| {
+                    let x = x[col / QUANT_BLOCK].get(col % QUANT_BLOCK);
+                    f64::from(x) * f64::from(weights.get(row, col))
+                })
+                .sum();
+            out.push(product + bias.map_or(0.0, |bias| f64::from(bias[row])));
+        }
+    }
+    out
 }
 
 fn matmul(

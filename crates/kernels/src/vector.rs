@@ -31,23 +31,8 @@ pub(crate) trait Vector: Copy {
     unsafe fn store(self, to: *mut f32);
     /// Eight little-endian bf16 numbers.
     unsafe fn load_bf16(from: *const u8) -> Self;
-    /// Eight bf16 numbers as the machine's own integers.
-    #[inline(always)]
-    unsafe fn load_bf16_bits(from: *const u16) -> Self {
-        if cfg!(target_endian = "little") {
-            // SAFETY: the caller vouches for eight readable numbers, which are sixteen little-endian bytes here.
-            unsafe { Self::load_bf16(from.cast()) }
-        } else {
-            let mut bytes = [0u8; 2 * LANES];
-            for i in 0..LANES {
-                // SAFETY: the caller vouches for eight readable numbers.
-                let bits = unsafe { from.add(i).read_unaligned() };
-                bytes[2 * i..2 * i + 2].copy_from_slice(&bits.to_le_bytes());
-            }
-            // SAFETY: `bytes` has sixteen bytes.
-            unsafe { Self::load_bf16(bytes.as_ptr()) }
-        }
-    }
+    /// Sixteen bf16 numbers as the machine's own integers: the even ones, and the odd ones.
+    unsafe fn load_bf16_pairs(from: *const u16) -> [Self; 2];
     /// The 32 E2M1 numbers of one MXFP4 block (16 bytes), in order, unscaled.
     unsafe fn load_e2m1(from: *const u8) -> [Self; 4];
 

@@ -182,33 +182,33 @@ impl<'a> Mxfp4Matrix<'a> {
     }
 }
 
-/// A run of columns of a row-major f32 matrix, writable; the other columns may belong to other threads.
+/// A run of columns of a row-major matrix, writable; the other columns may belong to other threads.
 ///
 /// ```text
 ///             width                     split_at(2)
 ///    row 0  [ a b c d e ]            [ a b ]   [ c d e ]
 ///    row 1  [ f g h i j ]     ->     [ f g ]   [ h i j ]
 /// ```
-pub struct ColumnsMut<'a> {
+pub struct ColumnsMut<'a, T = f32> {
     /// Element (0, 0) of this run.
-    first: *mut f32,
+    first: *mut T,
     num_rows: usize,
     width: usize,
     /// Distance between rows, in elements: the width of the whole matrix.
     stride: usize,
-    matrix: PhantomData<&'a mut [f32]>,
+    matrix: PhantomData<&'a mut [T]>,
 }
 
 // SAFETY: a `ColumnsMut` is an exclusive borrow of its elements (`split_at` consumes the whole and gives
-// disjoint parts), and exclusive borrows of f32 may move to another thread.
-unsafe impl Send for ColumnsMut<'_> {}
+// disjoint parts), which may move to another thread if the elements may.
+unsafe impl<T: Send> Send for ColumnsMut<'_, T> {}
 
-impl<'a> ColumnsMut<'a> {
+impl<'a, T> ColumnsMut<'a, T> {
     /// All columns of `matrix`, `[num_rows, matrix.len() / num_rows]`.
     ///
     /// # Panics
     /// If `num_rows` is 0 or does not divide the length.
-    pub fn new(matrix: &'a mut [f32], num_rows: usize) -> Self {
+    pub fn new(matrix: &'a mut [T], num_rows: usize) -> Self {
         assert!(
             num_rows > 0 && matrix.len().is_multiple_of(num_rows),
             "{} elements in {num_rows} rows",
@@ -240,7 +240,7 @@ impl<'a> ColumnsMut<'a> {
     ///
     /// # Panics
     /// If `column > width`.
-    pub fn split_at(self, column: usize) -> (ColumnsMut<'a>, ColumnsMut<'a>) {
+    pub fn split_at(self, column: usize) -> (ColumnsMut<'a, T>, ColumnsMut<'a, T>) {
         assert!(column <= self.width, "column {column} of {}", self.width);
         let right = ColumnsMut {
             // `wrapping_add`: at `column == width` of the last run this is one past the matrix's last row.
@@ -262,7 +262,7 @@ impl<'a> ColumnsMut<'a> {
     ///
     /// # Panics
     /// If `parts` or `unit` is 0.
-    pub fn split_even(self, parts: usize, unit: usize) -> Vec<(Range<usize>, ColumnsMut<'a>)> {
+    pub fn split_even(self, parts: usize, unit: usize) -> Vec<(Range<usize>, ColumnsMut<'a, T>)> {
         assert!(parts > 0 && unit > 0, "{parts} parts of {unit} columns");
         let units = self.width.div_ceil(unit);
         let total = self.width;
@@ -281,9 +281,9 @@ impl<'a> ColumnsMut<'a> {
         split
     }
 
-    /// Where element `(row, column)` lies. Valid for writes of `width - column` numbers if both exist.
+    /// Where element `(row, column)` lies. Valid for writes of `width - column` elements if both exist.
     #[inline(always)]
-    pub(crate) fn element_ptr(&mut self, row: usize, column: usize) -> *mut f32 {
+    pub(crate) fn element_ptr(&mut self, row: usize, column: usize) -> *mut T {
         self.first.wrapping_add(row * self.stride + column)
     }
 
@@ -292,7 +292,7 @@ impl<'a> ColumnsMut<'a> {
     /// # Panics
     /// If `index` is out of range.
     #[inline(always)]
-    pub fn row(&mut self, index: usize) -> &mut [f32] {
+    pub fn row(&mut self, index: usize) -> &mut [T] {
         assert!(index < self.num_rows, "row {index} of {}", self.num_rows);
         // SAFETY: `new` and `split_at` keep `first + row * stride + 0..width` inside the borrowed matrix
         // for every row < num_rows, and the elements belong to this run alone.

@@ -146,7 +146,11 @@ impl Loop {
             let plan = self.core.next_plan();
             self.publish();
             match plan {
-                Some(plan) => self.step(&plan),
+                Some(plan) => {
+                    self.step(&plan);
+                    // The next step would keep every core: those who send this one's tokens go first.
+                    std::thread::yield_now();
+                }
                 None if self.core.num_requests() > 0 => self.give_up("no step can be planned"),
                 None => {}
             }

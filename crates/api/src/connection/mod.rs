@@ -8,8 +8,7 @@
 //! - it says `100 Continue` before anybody has looked at the request; here when a handler wants the body;
 //! - it takes the end of the input for the end of the client also when that is a malformed second request; here only a
 //!   client that is gone cancels what runs. The price is the same: one that closes its sending half looks like one that is
-//!   gone, and gets an answer only if that is ready by then.
-//!
+//!   gone, and gets an answer only if that is ready by then;
 //! - it reads ahead, and what it has read changes answers that are not written yet; here one request at a time passes.
 //!
 //! Knows bytes, not requests; what it must know of them is in [`Activity`]. Invariant: bytes pass unchanged, but for the

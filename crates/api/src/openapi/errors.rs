@@ -37,12 +37,16 @@ const BODY: &[ErrorCode] = &[
     ErrorCode::Overloaded,
 ];
 
-/// A valid request that cannot be answered.
-const GENERATION: &[ErrorCode] = &[
-    ErrorCode::ContextLengthExceeded,
+/// A key that has reached its limits. They hold for all routes of the scope `inference`, which are those that read a body.
+const LIMITS: &[ErrorCode] = &[
     ErrorCode::RateLimitRequests,
     ErrorCode::RateLimitTokens,
     ErrorCode::RateLimitConcurrency,
+];
+
+/// A valid request that cannot be answered.
+const GENERATION: &[ErrorCode] = &[
+    ErrorCode::ContextLengthExceeded,
     ErrorCode::QueueFull,
     ErrorCode::EngineError,
     ErrorCode::QueueTimeout,
@@ -81,7 +85,7 @@ pub(crate) struct GenerationErrors;
 
 impl IntoResponses for GenerationErrors {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        by_status(&[BODY, GENERATION, ANY])
+        by_status(&[BODY, LIMITS, GENERATION, ANY])
     }
 }
 
@@ -90,7 +94,7 @@ pub(crate) struct BodyErrors;
 
 impl IntoResponses for BodyErrors {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        by_status(&[BODY, ANY])
+        by_status(&[BODY, LIMITS, ANY])
     }
 }
 
@@ -135,7 +139,7 @@ pub(crate) struct ResponseErrors;
 
 impl IntoResponses for ResponseErrors {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        by_status(&[BODY, &RESPONSES[1..], GENERATION, ANY])
+        by_status(&[BODY, &RESPONSES[1..], LIMITS, GENERATION, ANY])
     }
 }
 
@@ -221,6 +225,7 @@ mod tests {
         let undocumented = [ErrorCode::UnknownUrl];
         let sets = [
             BODY,
+            LIMITS,
             GENERATION,
             CREDENTIAL,
             RESPONSES,

@@ -5,6 +5,7 @@
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use gossamer_harmony::{Tokenizer, render as render_conversation};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::{prepare, read_body};
@@ -35,8 +36,7 @@ pub(crate) async fn tokenize(
     payload: Payload,
     state: Data<AppState>,
 ) -> Result<HttpResponse, ApiError> {
-    let body = read_body(&request, payload, &state).await?;
-    let answer = prepare(&state, body, |body, state| {
+    answer(&request, payload, &state, |body, state| {
         let request = tokens::tokenize(body, &state.config)?;
         let tokens = match request.source {
             Source::Text(text) => Tokenizer::get().encode(&text),
@@ -50,8 +50,7 @@ pub(crate) async fn tokenize(
             tokens,
         })
     })
-    .await?;
-    Ok(HttpResponse::Ok().json(answer))
+    .await
 }
 
 /// Text of tokens.
@@ -70,15 +69,13 @@ pub(crate) async fn detokenize(
     payload: Payload,
     state: Data<AppState>,
 ) -> Result<HttpResponse, ApiError> {
-    let body = read_body(&request, payload, &state).await?;
-    let answer = prepare(&state, body, |body, state| {
+    answer(&request, payload, &state, |body, state| {
         let tokens = tokens::detokenize(body, &state.config)?;
         Ok(DetokenizeResponse {
             prompt: text(&tokens),
         })
     })
-    .await?;
-    Ok(HttpResponse::Ok().json(answer))
+    .await
 }
 
 /// The prompt of a chat completion, as text and as tokens.
@@ -98,22 +95,31 @@ pub(crate) async fn render(
     payload: Payload,
     state: Data<AppState>,
 ) -> Result<HttpResponse, ApiError> {
-    let body = read_body(&request, payload, &state).await?;
-    let answer = prepare(&state, body, rendered).await?;
-    Ok(HttpResponse::Ok().json(answer))
+    answer(&request, payload, &state, |body, state| {
+        let request = chat::validate(body, &state.config)?;
+        let token_ids = render_conversation(&request.conversation);
+        Ok(RenderedPrompt {
+            object: "chat.completion.prompt",
+            model: state.config.model.clone(),
+            prompt: text(&token_ids),
+            count: token_ids.len(),
+            token_ids,
+            max_model_len: state.scheduler.max_sequence_len(),
+        })
+    })
+    .await
 }
 
-fn rendered(body: Value, state: &AppState) -> Result<RenderedPrompt, ApiError> {
-    let request = chat::validate(body, &state.config)?;
-    let token_ids = render_conversation(&request.conversation);
-    Ok(RenderedPrompt {
-        object: "chat.completion.prompt",
-        model: state.config.model.clone(),
-        prompt: text(&token_ids),
-        count: token_ids.len(),
-        token_ids,
-        max_model_len: state.scheduler.max_sequence_len(),
-    })
+/// Reads the body and answers with what `made_of` it.
+async fn answer<T: Serialize + Send + 'static>(
+    request: &HttpRequest,
+    payload: Payload,
+    state: &AppState,
+    made_of: fn(Value, &AppState) -> Result<T, ApiError>,
+) -> Result<HttpResponse, ApiError> {
+    let body = read_body(request, payload, state).await?;
+    let answer = prepare(state, body, made_of).await?;
+    Ok(HttpResponse::Ok().json(answer))
 }
 
 fn text(tokens: &[u32]) -> String {

@@ -5,20 +5,24 @@
 //! Invariant: activation buffers come from and return to one pool; a steady load allocates none.
 
 mod buffers;
+mod experts;
 mod head;
 mod kv;
 mod linear;
 mod moe;
+mod packed;
 
 use gossamer_kernels::{
-    Bf16Matrix, Bf16Slice, ColumnsMut, Isa, PagedQueries, RopeTable, YarnParams, add_assign,
-    bf16_matmul, paged_attention, rms_norm, rope, widen_bf16,
+    Bf16Matrix, Bf16Slice, ColumnsMut, Isa, PackedMatrix, PagedQueries, QUANT_BLOCK, QuantBlock,
+    RopeTable, YarnParams, add_assign, bf16_matmul, packed_matmul, paged_attention, quantize,
+    rms_norm, rope, widen_bf16,
 };
 use gossamer_scheduler::{PromptLogprobs, SampleSpec, SampledToken};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use crate::backend::{AttentionParams, Backend, ExpertWeights};
+use crate::config::WeightFormat;
 use crate::error::{LoadError, StepError};
 use crate::kv_cache::KvShape;
 use crate::model::ModelConfig;
@@ -28,10 +32,12 @@ use crate::threads::Team;
 use crate::weights::Weight;
 
 use buffers::Buffers;
+
 pub use buffers::CpuTensor;
-use head::{CpuHead, CpuLogits};
+use experts::CpuExperts;
+use head::{CpuHead, CpuLogits, HeadRows};
 use kv::CpuKvCache;
-use linear::CpuLinear;
+use linear::{CpuLinear, bf16_matrix, widened};
 use moe::MoeScratch;
 
 /// Multiply-adds below which waking the other threads costs more than it saves.
@@ -59,6 +65,9 @@ pub struct Cpu {
     num_heads: usize,
     kv: CpuKvCache,
     moe: MoeScratch,
+    weights: WeightFormat,
+    /// 0, 1, 2, ...: all rows of a step, in order.
+    all_rows: Vec<u32>,
     /// One per thread.
     samplers: Vec<Mutex<sampler::Scratch>>,
 }
@@ -71,7 +80,7 @@ pub struct CpuNorm {
 
 impl Cpu {
     /// A backend for `model` with `threads` threads (0: one per available core), on the instruction set called
-    /// `kernels` (`None`: the best one here).
+    /// `kernels` (`None`: the best one here), with weights in the given format.
     ///
     /// # Errors
     /// [`LoadError::Threads`]; [`LoadError::Setting`] if this machine has no such instruction set.
@@ -79,6 +88,7 @@ impl Cpu {
         model: &ModelConfig,
         threads: usize,
         kernels: Option<&str>,
+        weights: WeightFormat,
     ) -> Result<Self, LoadError> {
         let isa = match kernels {
             None => Isa::detect(),
@@ -100,6 +110,8 @@ impl Cpu {
             num_heads: model.num_heads,
             kv: CpuKvCache::default(),
             moe: MoeScratch::default(),
+            weights,
+            all_rows: Vec::new(),
         })
     }
 
@@ -115,6 +127,50 @@ impl Cpu {
 
     fn tensor(&self, rows: usize, cols: usize) -> CpuTensor {
         CpuTensor::new(&self.buffers, rows, cols)
+    }
+
+    /// The eight-bit form of `x`.
+    fn quantized<'x>(&mut self, x: &'x CpuTensor) -> &'x [QuantBlock] {
+        let isa = self.isa;
+        x.quantized(|x, out| {
+            if self.team.size() == 1 || x.len() < MIN_PARALLEL_WORK {
+                return quantize(isa, x, out);
+            }
+            let run = out.len().div_ceil(self.team.size() * PARTS_PER_THREAD);
+            let runs = x.chunks(run * QUANT_BLOCK).zip(out.chunks_mut(run));
+            self.team
+                .for_each(runs, |_, (x, out)| quantize(isa, x, out));
+        })
+    }
+
+    /// Makes `all_rows` at least `rows` long.
+    fn count_rows(&mut self, rows: usize) {
+        self.all_rows
+            .extend(self.all_rows.len() as u32..rows as u32);
+    }
+
+    /// `x Wᵀ + bias` in eight bits, the matrix's rows shared out.
+    fn multiply_packed(
+        &mut self,
+        x: &CpuTensor,
+        matrix: PackedMatrix<'_>,
+        bias: Option<&[f32]>,
+    ) -> CpuTensor {
+        let blocks = self.quantized(x);
+        self.count_rows(x.rows());
+        let tokens = &self.all_rows[..x.rows()];
+        let mut out = self.tensor(x.rows(), matrix.rows());
+        let mut columns = ColumnsMut::new(out.data_mut(), x.rows());
+        let work = x.rows() * matrix.rows() * matrix.cols();
+        if self.team.size() == 1 || work < MIN_PARALLEL_WORK {
+            packed_matmul(blocks, tokens, matrix, bias, 0..matrix.rows(), &mut columns);
+        } else {
+            let parts = columns.split_even(self.team.size() * PARTS_PER_THREAD, COLUMN_UNIT);
+            self.team.for_each(parts, |_, (rows, mut columns)| {
+                packed_matmul(blocks, tokens, matrix, bias, rows, &mut columns);
+            });
+        }
+        out
     }
 
     /// `x Wᵀ + bias`, the matrix's rows shared out.
@@ -206,7 +262,7 @@ impl Backend for Cpu {
     type Head = CpuHead;
     type Logits = CpuLogits;
     type Sinks = Vec<f32>;
-    type Experts = ExpertWeights;
+    type Experts = CpuExperts;
 
     fn load_embedding(&mut self, table: Weight) -> Result<Weight, LoadError> {
         Ok(table)
@@ -221,21 +277,34 @@ impl Backend for Cpu {
         weight: Weight,
         bias: Option<Weight>,
     ) -> Result<CpuLinear, LoadError> {
-        Ok(CpuLinear::new(weight, bias))
+        match self.weights {
+            WeightFormat::Bf16 => Ok(CpuLinear::Bf16 { weight, bias }),
+            WeightFormat::Int8 => CpuLinear::int8(self.isa, &mut self.team, &weight, bias.as_ref()),
+        }
+    }
+
+    fn load_router(&mut self, weight: Weight, bias: Weight) -> Result<CpuLinear, LoadError> {
+        let bias = Some(bias);
+        Ok(CpuLinear::Bf16 { weight, bias })
     }
 
     fn load_head(&mut self, weight: Weight) -> Result<CpuHead, LoadError> {
-        Ok(CpuHead::new(weight))
+        let head = CpuHead::new(weight);
+        match self.weights {
+            WeightFormat::Bf16 => Ok(head),
+            WeightFormat::Int8 => head.packed(self.isa, &mut self.team),
+        }
     }
 
     fn load_sinks(&mut self, sinks: Weight) -> Result<Vec<f32>, LoadError> {
-        let mut widened = vec![0.0; sinks.shape()[0]];
-        widen_bf16(self.isa, Bf16Slice::new(sinks.bytes()), &mut widened);
-        Ok(widened)
+        Ok(widened(self.isa, sinks.bytes()))
     }
 
-    fn load_experts(&mut self, experts: ExpertWeights) -> Result<ExpertWeights, LoadError> {
-        Ok(experts)
+    fn load_experts(&mut self, experts: ExpertWeights) -> Result<CpuExperts, LoadError> {
+        match self.weights {
+            WeightFormat::Bf16 => Ok(CpuExperts::InPlace(experts)),
+            WeightFormat::Int8 => CpuExperts::packed(self.isa, &mut self.team, &experts),
+        }
     }
 
     fn allocate_kv_cache(&mut self, shape: &KvShape) -> Result<(), LoadError> {
@@ -276,7 +345,15 @@ impl Backend for Cpu {
     }
 
     fn linear(&mut self, x: &CpuTensor, linear: &CpuLinear) -> Result<CpuTensor, StepError> {
-        Ok(self.multiply(x, linear.matrix(), linear.bias()))
+        Ok(match linear {
+            CpuLinear::Bf16 { weight, bias } => {
+                let bias = bias.as_ref().map(|bias| Bf16Slice::new(bias.bytes()));
+                self.multiply(x, bf16_matrix(weight), bias)
+            }
+            CpuLinear::Int8 { matrix, bias } => {
+                self.multiply_packed(x, matrix.matrix(0), bias.as_deref())
+            }
+        })
     }
 
     fn rope(&mut self, mut heads: CpuTensor, step: &Step<'_>) -> Result<CpuTensor, StepError> {
@@ -364,7 +441,7 @@ impl Backend for Cpu {
         &mut self,
         x: &CpuTensor,
         router: &CpuLinear,
-        experts: &ExpertWeights,
+        experts: &CpuExperts,
         top_k: usize,
     ) -> Result<CpuTensor, StepError> {
         let logits = self.linear(x, router)?;
@@ -387,7 +464,10 @@ impl Backend for Cpu {
 
     fn logits(&mut self, x: &CpuTensor, head: &CpuHead) -> Result<CpuLogits, StepError> {
         Ok(CpuLogits {
-            values: self.multiply(x, head.matrix(), None),
+            values: match head.rows() {
+                HeadRows::Bf16(rows) => self.multiply(x, rows, None),
+                HeadRows::Int8(rows) => self.multiply_packed(x, rows, None),
+            },
             runs: head.runs().cloned(),
         })
     }

@@ -83,6 +83,12 @@ pub trait Backend: Send + 'static {
         weight: Weight,
         bias: Option<Weight>,
     ) -> Result<Self::Linear, LoadError>;
+    /// Takes a router, `[num_experts, hidden]`, and its bias: small, and a rounding error in it would change which
+    /// experts a token goes to.
+    ///
+    /// # Errors
+    /// As [`Backend::load_embedding`].
+    fn load_router(&mut self, weight: Weight, bias: Weight) -> Result<Self::Linear, LoadError>;
     /// Takes the output projection, `[vocab_size, hidden]`.
     ///
     /// # Errors

@@ -148,7 +148,10 @@ impl<B: Backend> Layer<B> {
         let k = linear("self_attn.k_proj", kv_width, hidden, backend)?;
         let v = linear("self_attn.v_proj", kv_width, hidden, backend)?;
         let o = linear("self_attn.o_proj", hidden, q_width, backend)?;
-        let router = linear("mlp.router", num_experts, hidden, backend)?;
+
+        let weight = layer.bf16("mlp.router.weight", &[num_experts, hidden])?;
+        let bias = layer.bf16("mlp.router.bias", &[num_experts])?;
+        let router = backend.load_router(weight, bias)?;
 
         let mut norm = |name: &str, backend: &mut B| {
             let weight = layer.bf16(name, &[hidden])?;

@@ -2,7 +2,7 @@
 //!
 //! Knows where a token's logit is and how to search and add up, no sampling policy. A model that was trained on a part
 //! of its vocabulary has the same output row for all the rest (see `backend/cpu/head.rs`); for the embedded model that makes
-//! a row forty times shorter. Invariant: results are those of the row written out, sums but for rounding.
+//! a row 35 times shorter. Invariant: results are those of the row written out, sums but for rounding.
 
 use std::cmp::Ordering;
 use std::ops::Range;
@@ -74,6 +74,40 @@ pub struct Edited {
     runs: Runs,
 }
 
+impl Edited {
+    fn push(&mut self, count: u32, value: f32) {
+        self.runs.push(count);
+        self.values.push(value);
+    }
+
+    /// Goes on with the logits of a row of `runs`, from where this ends to just before token `end`.
+    fn copy_up_to(&mut self, end: u32, values: &[f32], runs: &Runs) {
+        let start = self.runs.num_tokens as u32;
+        if start >= end {
+            return;
+        }
+        let (mut first, last) = (runs.run_of(start), runs.run_of(end - 1));
+        if start > runs.starts[first] {
+            // The rest of a run that a change has split.
+            let rest = runs.tokens(first).end.min(end) - start;
+            self.push(rest, values[first]);
+            first += 1;
+        }
+        let whole = if runs.tokens(last).end == end {
+            last + 1
+        } else {
+            last
+        };
+        if first < whole {
+            self.runs.append(runs, first..whole);
+            self.values.extend_from_slice(&values[first..whole]);
+        }
+        if let missing @ 1.. = end - self.runs.num_tokens as u32 {
+            self.push(missing, values[last]);
+        }
+    }
+}
+
 /// The logits of one position.
 #[derive(Clone, Copy)]
 pub struct Row<'a> {
@@ -127,48 +161,21 @@ impl<'a> Row<'a> {
 
     /// The row with other logits for some tokens, ascending and distinct. A run is split where one of its tokens changes.
     pub fn with<'b>(&self, changes: &[(u32, f32)], buffers: &'b mut Edited) -> Row<'b> {
-        let Edited {
-            values,
-            runs: split,
-        } = buffers;
-        values.clear();
+        buffers.values.clear();
         let Some(runs) = self.runs else {
-            values.extend_from_slice(self.values);
+            buffers.values.extend_from_slice(self.values);
             for (token, logit) in changes {
-                values[*token as usize] = *logit;
+                buffers.values[*token as usize] = *logit;
             }
-            return Row::whole(values);
+            return Row::whole(&buffers.values);
         };
-        split.clear();
-        let mut run = 0; // the first that is not wholly in `split`
+        buffers.runs.clear();
         for (token, logit) in changes {
-            let changed = runs.run_of(*token);
-            if run < changed && split.num_tokens > runs.starts[run] as usize {
-                split.push(runs.tokens(run).end - split.num_tokens as u32);
-                values.push(self.values[run]);
-                run += 1;
-            }
-            if run < changed {
-                split.append(runs, run..changed);
-                values.extend_from_slice(&self.values[run..changed]);
-                run = changed;
-            }
-            if split.num_tokens < *token as usize {
-                split.push(token - split.num_tokens as u32);
-                values.push(self.values[run]);
-            }
-            split.push(1);
-            values.push(*logit);
-            run += usize::from(runs.tokens(run).end == token + 1);
+            buffers.copy_up_to(*token, self.values, runs);
+            buffers.push(1, *logit);
         }
-        if run < runs.starts.len() && split.num_tokens > runs.starts[run] as usize {
-            split.push(runs.tokens(run).end - split.num_tokens as u32);
-            values.push(self.values[run]);
-            run += 1;
-        }
-        split.append(runs, run..runs.starts.len());
-        values.extend_from_slice(&self.values[run..]);
-        Row::of_runs(values, split)
+        buffers.copy_up_to(runs.num_tokens as u32, self.values, runs);
+        Row::of_runs(&buffers.values, &buffers.runs)
     }
 
     /// The first token whose logit is NaN or infinite.

@@ -1,6 +1,6 @@
 //! The same sequence gives bit-identical logits however it is batched, chunked, paged or shared.
 
-use gossamer_engine::EngineExecutor;
+use gossamer_engine::{EngineExecutor, WeightFormat};
 use gossamer_scheduler::{BlockCopy, BlockId, ExecuteError, Executor, PromptScores};
 use gossamer_testkit::random_model::RandomModel;
 
@@ -8,6 +8,7 @@ use crate::driver::{BLOCK_SIZE, Row, generate, plan, prompt, step};
 use crate::folder::Folder;
 
 const STEPS: usize = 6;
+const FORMATS: [WeightFormat; 2] = [WeightFormat::Int8, WeightFormat::Bf16];
 
 fn model() -> RandomModel {
     RandomModel::small(21)
@@ -30,24 +31,26 @@ fn alone(engine: &mut EngineExecutor, row: &Row) -> Vec<Vec<f32>> {
 #[test]
 fn a_crowd_gives_each_sequence_what_it_gets_alone() {
     let folder = Folder::of(&model(), u64::MAX);
-    let mut engine = folder.load(2, 80);
-    let mut rows = crowd(model().vocab_size);
-    let expected: Vec<_> = rows.iter().map(|row| alone(&mut engine, row)).collect();
-    for round in 0..STEPS {
-        let mut batch: Vec<_> = rows
-            .iter_mut()
-            .map(|row| {
-                let left = row.left();
-                (row, left)
-            })
-            .collect();
-        let sampled = step(&mut engine, &mut batch);
-        assert_eq!(sampled.len(), expected.len());
-        for (index, logits) in sampled {
-            assert_eq!(
-                logits, expected[index][round],
-                "sequence {index}, step {round}"
-            );
+    for weights in FORMATS {
+        let mut engine = folder.load_as(weights, 2, 80);
+        let mut rows = crowd(model().vocab_size);
+        let expected: Vec<_> = rows.iter().map(|row| alone(&mut engine, row)).collect();
+        for round in 0..STEPS {
+            let mut batch: Vec<_> = rows
+                .iter_mut()
+                .map(|row| {
+                    let left = row.left();
+                    (row, left)
+                })
+                .collect();
+            let sampled = step(&mut engine, &mut batch);
+            assert_eq!(sampled.len(), expected.len());
+            for (index, logits) in sampled {
+                assert_eq!(
+                    logits, expected[index][round],
+                    "sequence {index}, step {round}"
+                );
+            }
         }
     }
 }
@@ -55,67 +58,73 @@ fn a_crowd_gives_each_sequence_what_it_gets_alone() {
 #[test]
 fn chunks_mixed_with_decodes_give_what_one_prefill_gives() {
     let folder = Folder::of(&model(), u64::MAX);
-    let mut engine = folder.load(3, 80);
-    let mut rows = crowd(model().vocab_size);
-    let expected: Vec<_> = rows.iter().map(|row| alone(&mut engine, row)).collect();
-    let mut done = vec![0; rows.len()];
-    for round in 0.. {
-        // Chunks of 1 to 7 tokens, sequences joining one by one: every step mixes prefill and decode.
-        let joined = rows
-            .iter_mut()
-            .enumerate()
-            .filter(|(index, _)| *index <= round && done[*index] < STEPS);
-        let (indices, mut batch): (Vec<_>, Vec<_>) = joined
-            .map(|(index, row)| {
-                let len = row.left().min(1 + (round * 5 + index * 3) % 7);
-                (index, (row, len))
-            })
-            .unzip();
-        if batch.is_empty() {
-            break;
+    for weights in FORMATS {
+        let mut engine = folder.load_as(weights, 3, 80);
+        let mut rows = crowd(model().vocab_size);
+        let expected: Vec<_> = rows.iter().map(|row| alone(&mut engine, row)).collect();
+        let mut done = vec![0; rows.len()];
+        for round in 0.. {
+            // Chunks of 1 to 7 tokens, sequences joining one by one: every step mixes prefill and decode.
+            let joined = rows
+                .iter_mut()
+                .enumerate()
+                .filter(|(index, _)| *index <= round && done[*index] < STEPS);
+            let (indices, mut batch): (Vec<_>, Vec<_>) = joined
+                .map(|(index, row)| {
+                    let len = row.left().min(1 + (round * 5 + index * 3) % 7);
+                    (index, (row, len))
+                })
+                .unzip();
+            if batch.is_empty() {
+                break;
+            }
+            for (slot, logits) in step(&mut engine, &mut batch) {
+                let index = indices[slot];
+                assert_eq!(
+                    logits, expected[index][done[index]],
+                    "sequence {index}, step {}",
+                    done[index]
+                );
+                done[index] += 1;
+            }
         }
-        for (slot, logits) in step(&mut engine, &mut batch) {
-            let index = indices[slot];
-            assert_eq!(
-                logits, expected[index][done[index]],
-                "sequence {index}, step {}",
-                done[index]
-            );
-            done[index] += 1;
-        }
+        assert!(done.iter().all(|done| *done == STEPS));
     }
-    assert!(done.iter().all(|done| *done == STEPS));
 }
 
 #[test]
 fn the_number_of_threads_does_not_matter() {
     let folder = Folder::of(&model(), u64::MAX);
     let rows = crowd(model().vocab_size);
-    let mut results = [1, 2, 5].map(|threads| {
-        let mut engine = folder.load(threads, 80);
-        rows.iter()
-            .map(|row| alone(&mut engine, row))
-            .collect::<Vec<_>>()
-    });
-    results.sort_by(|a, b| a.partial_cmp(b).unwrap());
-    assert_eq!(results[0], results[2]);
+    for weights in FORMATS {
+        let mut results = [1, 2, 5].map(|threads| {
+            let mut engine = folder.load_as(weights, threads, 80);
+            rows.iter()
+                .map(|row| alone(&mut engine, row))
+                .collect::<Vec<_>>()
+        });
+        results.sort_by(|a, b| a.partial_cmp(b).unwrap());
+        assert_eq!(results[0], results[2]);
+    }
 }
 
 #[test]
 fn blocks_of_another_sequence_serve_as_prefix() {
     let folder = Folder::of(&model(), u64::MAX);
-    let mut engine = folder.load(2, 40);
-    let vocab = model().vocab_size;
-    let shared = prompt(1, 3 * BLOCK_SIZE, vocab);
-    let tail = |seed| [shared.clone(), prompt(seed, 9, vocab)].concat();
-    let expected = alone(&mut engine, &Row::new(&tail(3), 20..30));
+    for weights in FORMATS {
+        let mut engine = folder.load_as(weights, 2, 40);
+        let vocab = model().vocab_size;
+        let shared = prompt(1, 3 * BLOCK_SIZE, vocab);
+        let tail = |seed| [shared.clone(), prompt(seed, 9, vocab)].concat();
+        let expected = alone(&mut engine, &Row::new(&tail(3), 20..30));
 
-    let mut first = Row::new(&tail(2), 0..8);
-    generate(&mut engine, &mut first, 1);
-    let blocks = (0..3).chain([11, 10, 9]);
-    let mut second = Row::new(&tail(3), blocks);
-    second.computed = shared.len();
-    assert_eq!(generate(&mut engine, &mut second, STEPS), expected);
+        let mut first = Row::new(&tail(2), 0..8);
+        generate(&mut engine, &mut first, 1);
+        let blocks = (0..3).chain([11, 10, 9]);
+        let mut second = Row::new(&tail(3), blocks);
+        second.computed = shared.len();
+        assert_eq!(generate(&mut engine, &mut second, STEPS), expected);
+    }
 }
 
 #[test]

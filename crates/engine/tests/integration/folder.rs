@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use gossamer_engine::{Engine, EngineConfig, EngineExecutor, KvCacheSize, ModelSource};
+use gossamer_engine::{
+    Engine, EngineConfig, EngineExecutor, KvCacheSize, ModelSource, WeightFormat,
+};
 use gossamer_testkit::random_model::RandomModel;
 
 pub struct Folder(PathBuf);
@@ -31,12 +33,22 @@ impl Folder {
         &self.0
     }
 
+    /// With weights as published.
     pub fn load(&self, threads: usize, num_blocks: usize) -> EngineExecutor {
-        Engine::load(
-            &ModelSource::Folder(self.0.clone()),
-            &config(threads, num_blocks),
-        )
-        .unwrap()
+        self.load_as(WeightFormat::Bf16, threads, num_blocks)
+    }
+
+    pub fn load_as(
+        &self,
+        weights: WeightFormat,
+        threads: usize,
+        num_blocks: usize,
+    ) -> EngineExecutor {
+        let config = EngineConfig {
+            weights,
+            ..config(threads, num_blocks)
+        };
+        Engine::load(&ModelSource::Folder(self.0.clone()), &config).unwrap()
     }
 }
 
@@ -53,6 +65,7 @@ pub fn config(threads: usize, num_blocks: usize) -> EngineConfig {
         block_size: 16,
         kv_cache: KvCacheSize::Blocks(num_blocks),
         max_model_len: None,
+        weights: WeightFormat::Bf16,
         kernels: None,
     }
 }

@@ -3,10 +3,10 @@
 //! `fixtures/tiny_parity.json` was made once from the same weights by `models/tiny/make_fixtures.py` (f32, eager attention).
 //! The engine keeps keys and values in bf16; that rounding is what the tolerance is for.
 
-use gossamer_engine::{Engine, EngineExecutor, ModelSource};
+use gossamer_engine::{Engine, EngineConfig, EngineExecutor, ModelSource, WeightFormat};
 use serde_json::Value;
 
-use crate::driver::{Row, plan, step};
+use crate::driver::{Row, largest, plan, step};
 use crate::folder::config;
 use crate::reference::Reference;
 
@@ -109,4 +109,40 @@ fn greedy_continuations_agree() {
         }
         assert_eq!(row.tokens[prompt.len()..], expected, "{}", case["name"]);
     }
+}
+
+/// Eight bits, against the same fixtures: how far the logits move, and how much of the greedy text stays.
+#[test]
+fn eight_bits_stay_close() {
+    let config = EngineConfig {
+        weights: WeightFormat::Int8,
+        ..config(2, 64)
+    };
+    let mut engine = Engine::load(&ModelSource::Tiny, &config).unwrap();
+    let (mut squares, mut count, mut same, mut all) = (0.0, 0, 0, 0);
+    for case in &fixtures() {
+        let (prompt, expected) = (tokens(&case["prompt"]), tokens(&case["greedy"]));
+        let row = Row::new(&prompt, 0..64);
+        let logits = engine.logits(&plan(&[(&row, prompt.len())])).unwrap();
+        let top = case["top20"].as_array().unwrap();
+        for pair in top {
+            let (token, expected) = (pair[0].as_u64().unwrap(), pair[1].as_f64().unwrap());
+            squares += (f64::from(logits[token as usize]) - expected).powi(2);
+            count += 1;
+        }
+        let worst = worst_difference(case, "top20", |token| f64::from(logits[token]));
+        // Every token of the text from the right ones before it.
+        for (index, token) in expected.iter().enumerate() {
+            let tokens = [&prompt, &expected[..index]].concat();
+            let row = Row::new(&tokens, 0..64);
+            let logits = engine.logits(&plan(&[(&row, tokens.len())])).unwrap();
+            same += usize::from(largest(&logits) == *token as usize);
+            all += 1;
+        }
+        println!("{}: best within {worst:.4}", case["name"]);
+    }
+    let off = (squares / f64::from(count)).sqrt();
+    println!("logits off by {off:.4} (root of the mean square), {same} of {all} tokens");
+    assert!(off < 0.15, "{off}");
+    assert!(100 * same >= 98 * all, "{same} of {all}");
 }

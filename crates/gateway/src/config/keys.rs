@@ -96,8 +96,10 @@ pub const KEYS: &[Key] = &[
 
     Key { section: "engine", name: "threads", flag: "threads", kind: int_or(1, 1024, AUTO), default: "auto",
         help: "Threads that compute. auto: the cores that this process may use." },
-    Key { section: "engine", name: "kernels", flag: "kernels", kind: Kind::Choice(&["auto", "scalar", "avx2", "neon"]), default: "auto",
+    Key { section: "engine", name: "kernels", flag: "kernels", kind: Kind::Choice(&["auto", "scalar", "avx2", "avx-vnni", "avx512-vnni", "neon", "neon-dotprod"]), default: "auto",
         help: "Instruction set of the CPU kernels. auto: the best that this machine has." },
+    Key { section: "engine", name: "weights", flag: "weights", kind: Kind::Choice(&["int8", "bf16"]), default: "int8",
+        help: "What the CPU multiplies by. int8: dense weights and activations in eight bits, experts in MXFP4, repacked at load. bf16: all as published, in place; slower, and the reference." },
     Key { section: "engine", name: "block_size", flag: "block-size", kind: int(8, 32), default: "16",
         help: "Tokens per KV block: 8, 16 or 32." },
     Key { section: "engine", name: "kv_cache_bytes", flag: "kv-cache-bytes", kind: Kind::Size { min: 1 << 10, max: 1 << 44, word: AUTO }, default: "auto",

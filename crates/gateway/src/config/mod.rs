@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use gossamer_api::StoreConfig;
 use gossamer_api::auth::{AuthConfig, Clock, JwtAlgorithm, JwtConfig, Limits, Scopes};
+use gossamer_engine::WeightFormat;
 
 pub use error::ConfigError;
 pub use keys::{KEYS, Key};
@@ -121,6 +122,7 @@ pub struct Model {
 pub struct Engine {
     pub threads: Option<usize>,
     pub kernels: Option<String>,
+    pub weights: WeightFormat,
     pub block_size: usize,
     pub kv_cache_bytes: Option<u64>,
     pub max_model_len: Option<usize>,
@@ -198,6 +200,10 @@ impl Config {
             engine: Engine {
                 threads: get.optional("engine.threads"),
                 kernels: Some(get.text("engine.kernels")).filter(|isa| isa != "auto"),
+                weights: match get.text("engine.weights").as_str() {
+                    "bf16" => WeightFormat::Bf16,
+                    _ => WeightFormat::Int8,
+                },
                 block_size: get.number("engine.block_size"),
                 kv_cache_bytes: get.optional("engine.kv_cache_bytes").map(|n| n as u64),
                 max_model_len: get.optional("engine.max_model_len"),

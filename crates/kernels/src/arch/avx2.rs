@@ -42,6 +42,18 @@ impl Vector for Avx2 {
         }
     }
 
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const u16) -> [Self; 2] {
+        unsafe {
+            let pairs = _mm256_loadu_si256(from.cast());
+            let odd = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+            [
+                Avx2(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs))),
+                Avx2(_mm256_castsi256_ps(odd)),
+            ]
+        }
+    }
+
     /// Looks up the two bytes of each element's bf16 form, then interleaves them with zeros below.
     ///
     /// Interleaving works within register halves, so `SPREAD` first deals the bytes out such that element

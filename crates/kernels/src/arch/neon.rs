@@ -49,6 +49,18 @@ impl Vector for Neon {
     }
 
     #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const u16) -> [Self; 2] {
+        unsafe {
+            let pairs =
+                [vld1q_u16(from), vld1q_u16(from.add(8))].map(|bits| vreinterpretq_u32_u16(bits));
+            let [a, b] = pairs.map(|pairs| vreinterpretq_f32_u32(vshlq_n_u32::<16>(pairs)));
+            let odd = vdupq_n_u32(0xffff_0000);
+            let [c, d] = pairs.map(|pairs| vreinterpretq_f32_u32(vandq_u32(pairs, odd)));
+            [Neon(a, b), Neon(c, d)]
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_e2m1(from: *const u8) -> [Self; 4] {
         unsafe {
             let packed = vld1q_u8(from);

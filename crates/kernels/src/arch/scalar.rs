@@ -45,6 +45,13 @@ impl Vector for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const u16) -> [Self; 2] {
+        // SAFETY: the caller vouches for sixteen readable numbers.
+        let pairs = unsafe { from.cast::<[[u16; 2]; LANES]>().read_unaligned() };
+        [0, 1].map(|i| Scalar(pairs.map(|pair| f32::from_bits(u32::from(pair[i]) << 16))))
+    }
+
+    #[inline(always)]
     unsafe fn load_e2m1(from: *const u8) -> [Self; 4] {
         // SAFETY: the caller vouches for sixteen readable bytes.
         let bytes = unsafe { from.cast::<[u8; 16]>().read_unaligned() };

@@ -4,10 +4,16 @@
 //! sum `l` of `exp(logit - m)`, and the values weighted by the same; when a larger logit comes, scale both
 //! down. The sink is simply the first logit, with no value: `m = sink, l = 1`.
 //!
-//! Positions are taken in chunks of `CHUNK` aligned to absolute positions, whatever the block size, and
-//! everything about a (query, head) pair in a chunk depends on that pair alone. So results do not depend on
-//! the blocks' size and place, nor on the queries of the same call, which merely share the widening of a
-//! chunk's keys and values to f32.
+//! Positions are taken in tiles of `TILE` aligned to absolute positions, whatever the block size, and everything
+//! about a (query, head) pair in a tile depends on that pair alone. So results do not depend on the blocks' size and
+//! place, nor on the queries and heads of the same call, which merely share the reading of keys and values.
+//!
+//! ```text
+//! keys, of one head in one block:    for each eight slots, for each two elements: [slot 0: e, e+1] [slot 1: e, e+1] ...
+//! values:                            for each slot, for each sixteen elements: [e, e+8] [e+1, e+9] ...
+//! ```
+//! Keys lie such that lanes are positions, and a logit is never summed across lanes; values such that lanes are
+//! elements. Both are pairs of bf16 in 32 bits, widened by a shift and by a mask.
 
 use std::ops::Range;
 
@@ -19,18 +25,19 @@ use crate::{ColumnsMut, Isa};
 pub const HEAD_DIM: usize = 64;
 
 /// Positions per step of the online softmax.
-const CHUNK: usize = 16;
-/// Vectors per head.
-const HEAD_VECTORS: usize = HEAD_DIM / LANES;
-/// (query, head) pairs that share one widening of a chunk.
-const PAIRS: usize = 128;
+const TILE: usize = 256;
+/// Positions whose logits are computed at once.
+const CHUNK: usize = 2 * LANES;
+/// (query, head) pairs per pass over a tile.
+const PAIRS: usize = 16;
 
-/// Where a layer's cached keys (or values) lie: bf16 bits, `[num_blocks, num_kv_heads, block_size, HEAD_DIM]`.
+/// Where a layer's cached keys (or values) lie: bf16 bits, `[num_blocks, num_kv_heads, block_size * HEAD_DIM]`, the slots
+/// of a head in a block in the order that the head of this file shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KvLayout {
     /// Key-value heads of the model.
     pub num_kv_heads: usize,
-    /// Token slots per block.
+    /// Token slots per block, a multiple of 8.
     pub block_size: usize,
 }
 
@@ -40,9 +47,15 @@ impl KvLayout {
         self.num_kv_heads * self.block_size * HEAD_DIM
     }
 
-    /// Where the `HEAD_DIM` elements of one head in one slot begin.
+    /// Where the keys of one head in the eight slots around one begin.
     #[inline(always)]
-    fn offset(&self, block: usize, slot_in_block: usize, kv_head: usize) -> usize {
+    fn key_offset(&self, block: usize, slot_in_block: usize, kv_head: usize) -> usize {
+        self.value_offset(block, slot_in_block / LANES * LANES, kv_head)
+    }
+
+    /// Where the values of one head in one slot begin.
+    #[inline(always)]
+    fn value_offset(&self, block: usize, slot_in_block: usize, kv_head: usize) -> usize {
         ((block * self.num_kv_heads + kv_head) * self.block_size + slot_in_block) * HEAD_DIM
     }
 }
@@ -108,8 +121,8 @@ pub fn paged_attention(
     } = cache;
     let (num_queries, num_heads) = (out.num_rows(), queries.sinks.len());
     assert!(
-        layout.num_kv_heads > 0 && layout.block_size > 0,
-        "a cache without room: {layout:?}"
+        layout.num_kv_heads > 0 && layout.block_size > 0 && layout.block_size.is_multiple_of(LANES),
+        "blocks of eights: {layout:?}"
     );
     assert!(
         keys.len() == values.len() && keys.len().is_multiple_of(layout.block_len()),
@@ -165,8 +178,8 @@ dispatch! {
     )
 }
 
-/// What the online softmax carries from chunk to chunk, besides the weighted values, which are summed in
-/// the output itself.
+/// What the online softmax carries from tile to tile, besides the weighted values, which are summed in the output
+/// itself.
 #[derive(Clone, Copy)]
 struct Softmax {
     max: f32,
@@ -182,182 +195,305 @@ unsafe fn attend_generic<V: Vector>(
 ) {
     let (num_queries, num_heads) = (out.num_rows(), queries.sinks.len());
     let group = num_heads / cache.layout.num_kv_heads;
-    let queries_at_once = (PAIRS / group.max(1)).clamp(1, num_queries);
-    let mut states = vec![Softmax { max: 0.0, sum: 0.0 }; queries_at_once * group];
-    let mut chunk = Chunk {
-        keys: [0.0; CHUNK * HEAD_DIM],
-        values: [0.0; CHUNK * HEAD_DIM],
-    };
+    let mut states = [Softmax { max: 0.0, sum: 0.0 }; PAIRS];
+    let mut weights = Weights([0.0; PAIRS * TILE]);
     for (column, kv_head) in kv_heads.enumerate() {
-        let heads = kv_head * group..(kv_head + 1) * group;
-        let columns = column * group * HEAD_DIM..(column + 1) * group * HEAD_DIM;
-        for first in (0..num_queries).step_by(queries_at_once) {
-            let last = num_queries.min(first + queries_at_once);
-            for query in first..last {
-                out.row(query)[columns.clone()].fill(0.0);
-                for (state, sink) in states[(query - first) * group..]
-                    .iter_mut()
-                    .zip(&queries.sinks[heads.clone()])
-                {
-                    *state = Softmax {
-                        max: *sink,
-                        sum: 1.0,
-                    };
-                }
-            }
-            let seen = queries.seen(first).start..queries.seen(last - 1).end;
-            for start in (seen.start / CHUNK * CHUNK..seen.end).step_by(CHUNK) {
-                let positions = start.max(seen.start)..(start + CHUNK).min(seen.end);
-                // SAFETY: all `positions` are seen by some query.
-                unsafe { chunk.fill::<V>(cache, queries.block_table, kv_head, positions) };
-                for query in first..last {
-                    let seen = queries.seen(query);
-                    let visible = seen.start.max(start)..seen.end.min(start + CHUNK);
-                    if visible.is_empty() {
-                        continue;
-                    }
-                    let visible = visible.start - start..visible.end - start;
-                    let q = &queries.q[(query * num_heads + heads.start) * HEAD_DIM..];
-                    let out = &mut out.row(query)[columns.clone()];
-                    let states = &mut states[(query - first) * group..][..group];
-                    for (h, state) in states.iter_mut().enumerate() {
-                        let q = q[h * HEAD_DIM..].first_chunk().expect("q has all heads");
-                        let out = out[h * HEAD_DIM..]
-                            .first_chunk_mut()
-                            .expect("out has all heads");
-                        // SAFETY: the caller vouches for the instruction set.
-                        unsafe { chunk.attend::<V>(state, q, queries.scale, visible.clone(), out) };
-                    }
-                }
-            }
-            for query in first..last {
-                let out = out.row(query)[columns.clone()].chunks_exact_mut(HEAD_DIM);
-                for (out, state) in out.zip(&states[(query - first) * group..]) {
-                    for x in out {
-                        *x /= state.sum;
-                    }
-                }
+        for first_head in (0..group).step_by(PAIRS) {
+            let heads = PAIRS.min(group - first_head);
+            let queries_at_once = PAIRS / heads;
+            for first in (0..num_queries).step_by(queries_at_once) {
+                let last = num_queries.min(first + queries_at_once);
+                let mut part = Part {
+                    cache,
+                    queries,
+                    kv_head,
+                    first_head: kv_head * group + first_head,
+                    heads,
+                    column: (column * group + first_head) * HEAD_DIM,
+                    weights: &mut weights,
+                };
+                // SAFETY: the caller's contract; these queries, heads and columns exist.
+                unsafe { part.run::<V>(first..last, &mut states, out) };
             }
         }
     }
 }
 
-/// The keys and values of `CHUNK` aligned positions of one head, widened.
-struct Chunk {
-    keys: [f32; CHUNK * HEAD_DIM],
-    values: [f32; CHUNK * HEAD_DIM],
+/// Logits of some pairs over a tile of positions, then their exponentials.
+#[repr(align(64))]
+struct Weights([f32; PAIRS * TILE]);
+
+/// Some query heads of one key-value head.
+struct Part<'a> {
+    cache: KvCache<'a>,
+    queries: PagedQueries<'a>,
+    kv_head: usize,
+    /// Of the model's query heads.
+    first_head: usize,
+    heads: usize,
+    /// Where the first head's output begins.
+    column: usize,
+    weights: &'a mut Weights,
 }
 
-impl Chunk {
-    /// Widens `positions`, which lie in one chunk. The other positions keep what they had: any finite
-    /// number or not, nothing of it reaches a result.
+impl Part<'_> {
+    /// Attends the queries `rows`, at most `PAIRS` pairs with the heads.
     #[inline(always)]
-    unsafe fn fill<V: Vector>(
+    unsafe fn run<V: Vector>(
         &mut self,
-        cache: KvCache<'_>,
-        block_table: &[u32],
-        kv_head: usize,
-        positions: Range<usize>,
+        rows: Range<usize>,
+        states: &mut [Softmax; PAIRS],
+        out: &mut ColumnsMut<'_>,
     ) {
-        let block_size = cache.layout.block_size;
-        for position in positions {
-            let block = block_table[position / block_size] as usize;
-            let from = cache.layout.offset(block, position % block_size, kv_head);
-            let to = position % CHUNK * HEAD_DIM;
-            let pairs = [
-                (cache.keys, &mut self.keys),
-                (cache.values, &mut self.values),
-            ];
-            for (cached, widened) in pairs {
-                let (cached, widened) =
-                    (&cached[from..][..HEAD_DIM], &mut widened[to..][..HEAD_DIM]);
-                for i in (0..HEAD_DIM).step_by(LANES) {
-                    // SAFETY: both slices have HEAD_DIM elements, a multiple of LANES.
-                    unsafe {
-                        V::load_bf16_bits(cached.as_ptr().add(i)).store(widened.as_mut_ptr().add(i))
+        let columns = self.column..self.column + self.heads * HEAD_DIM;
+        let sinks = &self.queries.sinks[self.first_head..][..self.heads];
+        for (row, states) in rows.clone().zip(states.chunks_exact_mut(self.heads)) {
+            out.row(row)[columns.clone()].fill(0.0);
+            for (state, sink) in states.iter_mut().zip(sinks) {
+                *state = Softmax {
+                    max: *sink,
+                    sum: 1.0,
+                };
+            }
+        }
+        let seen = self.queries.seen(rows.start).start..self.queries.seen(rows.end - 1).end;
+        for start in (seen.start / TILE * TILE..seen.end).step_by(TILE) {
+            // Row after row of the same tile: its keys and values come from L1 or L2 but for the first.
+            for (row, states) in rows.clone().zip(states.chunks_exact_mut(self.heads)) {
+                let seen = self.queries.seen(row);
+                let visible = seen.start.max(start)..seen.end.min(start + TILE);
+                if visible.is_empty() {
+                    continue;
+                }
+                let out = &mut out.row(row)[columns.clone()];
+                // SAFETY: all `visible` positions have a block; `out` has `heads` heads.
+                unsafe {
+                    self.logits::<V>(row, start, visible.clone());
+                    let mut kept = [0.0; PAIRS];
+                    for (head, state) in states.iter_mut().enumerate() {
+                        kept[head] = self.softmax::<V>(head, start, visible.clone(), state);
+                    }
+                    self.values::<V>(&kept, start, visible, out);
+                }
+            }
+        }
+        for (row, states) in rows.zip(states.chunks_exact(self.heads)) {
+            let out = out.row(row)[columns.clone()].chunks_exact_mut(HEAD_DIM);
+            for (out, state) in out.zip(states) {
+                for x in out {
+                    *x /= state.sum;
+                }
+            }
+        }
+    }
+
+    /// Scaled query-key products of one row with all chunks that `visible` touches, for all heads.
+    #[inline(always)]
+    unsafe fn logits<V: Vector>(&mut self, row: usize, start: usize, visible: Range<usize>) {
+        let num_heads = self.queries.sinks.len();
+        let q = &self.queries.q[(row * num_heads + self.first_head) * HEAD_DIM..];
+        let q = q[..self.heads * HEAD_DIM].as_ptr();
+        for chunk in (visible.start / CHUNK * CHUNK..visible.end).step_by(CHUNK) {
+            // SAFETY: a chunk has a visible position in one of its halves; a half that has none is read as the other,
+            // and its logits are masked. All heads have queries, and room for a tile.
+            unsafe {
+                let half = |first: usize| {
+                    let visible = first < visible.end && first + LANES > visible.start;
+                    let first = if visible { first } else { first ^ LANES };
+                    self.keys(first)
+                };
+                let keys = [half(chunk), half(chunk + LANES)];
+                let weights = self.weights.0.as_mut_ptr().add(chunk - start);
+                let mut head = 0;
+                while head < self.heads {
+                    let (q, to) = (q.add(head * HEAD_DIM), weights.add(head * TILE));
+                    head += match self.heads - head {
+                        1 => products::<V, 1>(keys, q, self.queries.scale, to),
+                        2 | 3 => products::<V, 2>(keys, q, self.queries.scale, to),
+                        _ => products::<V, 4>(keys, q, self.queries.scale, to),
                     };
                 }
             }
         }
     }
 
-    /// One step of the online softmax of one head of one query, over the positions `visible` of the chunk.
+    /// The keys of the eight positions from `first` on.
     #[inline(always)]
-    unsafe fn attend<V: Vector>(
-        &self,
-        state: &mut Softmax,
-        q: &[f32; HEAD_DIM],
-        scale: f32,
-        visible: Range<usize>,
-        out: &mut [f32; HEAD_DIM],
-    ) {
-        // SAFETY: loads and stores are within arrays of constant size.
+    unsafe fn keys(&self, first: usize) -> *const u16 {
+        let layout = self.cache.layout;
+        // SAFETY: the caller vouches for the positions.
         unsafe {
-            let mut weights = self.logits::<V>(q, scale);
-            for (i, weight) in weights.iter_mut().enumerate() {
-                if !visible.contains(&i) {
-                    *weight = f32::NEG_INFINITY;
-                }
+            let table = self.queries.block_table;
+            let block = *table.get_unchecked(first / layout.block_size) as usize;
+            let at = layout.key_offset(block, first % layout.block_size, self.kv_head);
+            self.cache.keys.as_ptr().add(at)
+        }
+    }
+
+    /// Turns one head's logits into weights; what is summed so far is to be scaled by the result.
+    #[inline(always)]
+    unsafe fn softmax<V: Vector>(
+        &mut self,
+        head: usize,
+        start: usize,
+        visible: Range<usize>,
+        state: &mut Softmax,
+    ) -> f32 {
+        let whole = visible.start / CHUNK * CHUNK..visible.end.next_multiple_of(CHUNK);
+        let row = &mut self.weights.0[head * TILE..][whole.start - start..whole.end - start];
+        row[..visible.start - whole.start].fill(f32::NEG_INFINITY);
+        row[visible.end - whole.start..].fill(f32::NEG_INFINITY);
+        // SAFETY: loads and stores of whole vectors in a slice that is a multiple of CHUNK long.
+        unsafe {
+            let (first, second) = (row.as_mut_ptr(), row.as_mut_ptr().add(LANES));
+            let mut largest = V::splat(state.max);
+            for i in (0..row.len()).step_by(CHUNK) {
+                let chunk = V::load(first.add(i)).max(V::load(second.add(i)));
+                largest = largest.max(chunk);
             }
-            let (low, high) = (
-                V::load(weights.as_ptr()),
-                V::load(weights.as_ptr().add(LANES)),
-            );
-            let max = state.max.max(low.max(high).max_lane());
-            let rescale = exp(V::splat(state.max - max));
-            let (low, high) = (exp(low.sub(V::splat(max))), exp(high.sub(V::splat(max))));
-            low.store(weights.as_mut_ptr());
-            high.store(weights.as_mut_ptr().add(LANES));
+            let max = largest.max_lane();
+            let splat = V::splat(max);
+            let mut sum = V::splat(0.0);
+            for i in (0..row.len()).step_by(CHUNK) {
+                let low = exp(V::load(first.add(i)).sub(splat));
+                let high = exp(V::load(second.add(i)).sub(splat));
+                low.store(first.add(i));
+                high.store(second.add(i));
+                sum = sum.add(low.add(high));
+            }
             let mut kept = [0.0; LANES];
-            rescale.store(kept.as_mut_ptr());
+            exp(V::splat(state.max - max)).store(kept.as_mut_ptr());
             *state = Softmax {
                 max,
-                sum: state.sum * kept[0] + low.add(high).sum(),
+                sum: state.sum * kept[0] + sum.sum(),
             };
+            kept[0]
+        }
+    }
 
-            let mut sums = [rescale; HEAD_VECTORS];
-            for (d, sum) in sums.iter_mut().enumerate() {
-                *sum = V::load(out.as_ptr().add(d * LANES)).mul(rescale);
-            }
-            for i in visible {
-                let weight = V::splat(weights[i]);
-                let value = self.values.as_ptr().add(i * HEAD_DIM);
-                for (d, sum) in sums.iter_mut().enumerate() {
-                    *sum = V::load(value.add(d * LANES)).mul_add(weight, *sum);
-                }
-            }
-            for (d, sum) in sums.into_iter().enumerate() {
-                sum.store(out.as_mut_ptr().add(d * LANES));
+    /// Adds the weighted values of the `visible` positions to all heads of `out`, scaled by `kept` before.
+    #[inline(always)]
+    unsafe fn values<V: Vector>(
+        &mut self,
+        kept: &[f32; PAIRS],
+        start: usize,
+        visible: Range<usize>,
+        out: &mut [f32],
+    ) {
+        let mut head = 0;
+        while head < self.heads {
+            let out = out[head * HEAD_DIM..].as_mut_ptr();
+            let kept = &kept[head..];
+            let visible = visible.clone();
+            // SAFETY: the caller's contract. Eight accumulators in each case.
+            unsafe {
+                head += match self.heads - head {
+                    1 => self.weighted::<V, 1, 4>(kept, head, start, visible, out),
+                    2 | 3 => self.weighted::<V, 2, 2>(kept, head, start, visible, out),
+                    _ => self.weighted::<V, 4, 1>(kept, head, start, visible, out),
+                };
             }
         }
     }
 
-    /// `q` times each key of the chunk, scaled. Eight accumulators at once, enough for two FMA units.
+    /// `H` heads, `D` pairs of vectors of the head at a time. Returns `H`.
     #[inline(always)]
-    unsafe fn logits<V: Vector>(&self, q: &[f32; HEAD_DIM], scale: f32) -> [f32; CHUNK] {
-        let mut logits = [0.0; CHUNK];
-        // SAFETY: loads are within arrays of constant size.
-        unsafe {
-            for start in (0..CHUNK).step_by(8) {
-                let mut sums = [V::splat(0.0); 8];
-                for d in (0..HEAD_DIM).step_by(LANES) {
-                    let q = V::load(q.as_ptr().add(d));
-                    for (i, sum) in sums.iter_mut().enumerate() {
-                        let key = V::load(self.keys.as_ptr().add((start + i) * HEAD_DIM + d));
-                        *sum = key.mul_add(q, *sum);
+    unsafe fn weighted<V: Vector, const H: usize, const D: usize>(
+        &self,
+        kept: &[f32],
+        head: usize,
+        start: usize,
+        visible: Range<usize>,
+        out: *mut f32,
+    ) -> usize {
+        let layout = self.cache.layout;
+        for column in (0..HEAD_DIM).step_by(2 * D * LANES) {
+            // SAFETY: all `visible` positions have a block, and all heads a row of weights and an output.
+            unsafe {
+                let mut sums = [[V::splat(0.0); 2]; 4];
+                for h in 0..H {
+                    for d in 0..D {
+                        let out = out.add(h * HEAD_DIM + column + 2 * d * LANES);
+                        let kept = V::splat(kept[h]);
+                        sums[h * D + d] =
+                            [V::load(out).mul(kept), V::load(out.add(LANES)).mul(kept)];
                     }
                 }
-                let [a, b, c, d, e, f, g, h] = sums;
-                let first = V::sum4([a, b, c, d]);
-                let second = V::sum4([e, f, g, h]);
-                for i in 0..4 {
-                    logits[start + i] = first[i] * scale;
-                    logits[start + 4 + i] = second[i] * scale;
+                let mut position = visible.start;
+                while position < visible.end {
+                    let block_end = (position / layout.block_size + 1) * layout.block_size;
+                    let end = visible.end.min(block_end);
+                    let block = *self
+                        .queries
+                        .block_table
+                        .get_unchecked(position / layout.block_size);
+                    let at = layout.value_offset(
+                        block as usize,
+                        position % layout.block_size,
+                        self.kv_head,
+                    );
+                    let values = self.cache.values.as_ptr().add(at + column);
+                    let weights = self.weights.0.as_ptr().add(head * TILE + position - start);
+                    for i in 0..end - position {
+                        let mut value = [[V::splat(0.0); 2]; D];
+                        for (d, value) in value.iter_mut().enumerate() {
+                            *value = V::load_bf16_pairs(values.add(i * HEAD_DIM + 2 * d * LANES));
+                        }
+                        for h in 0..H {
+                            let weight = V::splat(*weights.add(h * TILE + i));
+                            for d in 0..D {
+                                for half in 0..2 {
+                                    let sum = &mut sums[h * D + d][half];
+                                    *sum = value[d][half].mul_add(weight, *sum);
+                                }
+                            }
+                        }
+                    }
+                    position = end;
+                }
+                for h in 0..H {
+                    for d in 0..D {
+                        let out = out.add(h * HEAD_DIM + column + 2 * d * LANES);
+                        sums[h * D + d][0].store(out);
+                        sums[h * D + d][1].store(out.add(LANES));
+                    }
                 }
             }
         }
-        logits
+        H
     }
+}
+
+/// Sixteen logits for each of `H` heads: lanes are positions, so nothing is added across lanes. Returns `H`.
+#[inline(always)]
+unsafe fn products<V: Vector, const H: usize>(
+    keys: [*const u16; 2],
+    q: *const f32,
+    scale: f32,
+    to: *mut f32,
+) -> usize {
+    // SAFETY: the caller vouches for two halves of keys, `H` queries, and room for sixteen logits in `H` rows.
+    unsafe {
+        let mut sums = [[V::splat(0.0); 2]; H];
+        for pair in 0..HEAD_DIM / 2 {
+            let keys = keys.map(|keys| V::load_bf16_pairs(keys.add(pair * 2 * LANES)));
+            for (h, sums) in sums.iter_mut().enumerate() {
+                let q = q.add(h * HEAD_DIM + 2 * pair);
+                let (even, odd) = (V::splat(*q), V::splat(*q.add(1)));
+                for half in 0..2 {
+                    sums[half] = keys[half][0].mul_add(even, sums[half]);
+                    sums[half] = keys[half][1].mul_add(odd, sums[half]);
+                }
+            }
+        }
+        for (h, sums) in sums.into_iter().enumerate() {
+            for (half, sum) in sums.into_iter().enumerate() {
+                sum.mul(V::splat(scale))
+                    .store(to.add(h * TILE + half * LANES));
+            }
+        }
+    }
+    H
 }
 
 /// Stores one token's rotated keys and its values, rounded to bf16, at `slot`.
@@ -382,11 +518,20 @@ pub fn write_kv(
         layout.num_kv_heads
     );
     let (block, slot_in_block) = (slot / layout.block_size, slot % layout.block_size);
-    for (cache, token) in [(keys, k), (values, v)] {
-        for (kv_head, head) in token.chunks_exact(HEAD_DIM).enumerate() {
-            let cached = &mut cache[layout.offset(block, slot_in_block, kv_head)..][..HEAD_DIM];
-            for (cached, x) in cached.iter_mut().zip(head) {
-                *cached = to_bf16(*x);
+    for kv_head in 0..layout.num_kv_heads {
+        let head = kv_head * HEAD_DIM..(kv_head + 1) * HEAD_DIM;
+        let at = layout.key_offset(block, slot_in_block, kv_head);
+        let eight = &mut keys[at..][..LANES * HEAD_DIM];
+        for (pair, x) in k[head.clone()].as_chunks::<2>().0.iter().enumerate() {
+            let to = 2 * (pair * LANES + slot_in_block % LANES);
+            eight[to..to + 2].copy_from_slice(&x.map(to_bf16));
+        }
+        let at = layout.value_offset(block, slot_in_block, kv_head);
+        let slot = values[at..][..HEAD_DIM].as_chunks_mut::<CHUNK>().0;
+        for (to, x) in slot.iter_mut().zip(v[head].as_chunks::<CHUNK>().0) {
+            for i in 0..LANES {
+                to[2 * i] = to_bf16(x[i]);
+                to[2 * i + 1] = to_bf16(x[i + LANES]);
             }
         }
     }

@@ -7,4 +7,5 @@
 mod attention;
 mod elementwise;
 mod matmul;
+mod packed;
 mod support;

@@ -1,29 +1,59 @@
-//! A bf16 matrix on the CPU, in place.
+//! A matrix on the CPU: bf16 in place, or rounded to eight bits and packed.
 
-use gossamer_kernels::{Bf16Matrix, Bf16Slice};
+use gossamer_kernels::{Bf16Matrix, Bf16Slice, Isa, widen_bf16};
 
+use super::packed::Packed;
+use crate::error::LoadError;
+use crate::threads::Team;
 use crate::weights::Weight;
 
-/// A matrix and perhaps a bias.
-pub struct CpuLinear {
-    weight: Weight,
-    bias: Option<Weight>,
+/// A matrix `[outputs, inputs]` and perhaps a bias `[outputs]`.
+pub enum CpuLinear {
+    /// As published.
+    Bf16 {
+        /// The matrix.
+        weight: Weight,
+        /// The bias.
+        bias: Option<Weight>,
+    },
+    /// For eight-bit activations.
+    Int8 {
+        /// The matrix.
+        matrix: Packed,
+        /// The bias.
+        bias: Option<Vec<f32>>,
+    },
 }
 
 impl CpuLinear {
-    /// The matrix `[outputs, inputs]` and the bias `[outputs]`.
-    pub fn new(weight: Weight, bias: Option<Weight>) -> Self {
-        Self { weight, bias }
+    /// Packs the matrix, whose published bytes are no longer needed.
+    ///
+    /// # Errors
+    /// [`LoadError::Setting`] if there is no room.
+    pub fn int8(
+        isa: Isa,
+        team: &mut Team,
+        weight: &Weight,
+        bias: Option<&Weight>,
+    ) -> Result<Self, LoadError> {
+        let matrix = Packed::int8(isa, team, bf16_matrix(weight))?;
+        weight.release();
+        Ok(Self::Int8 {
+            matrix,
+            bias: bias.map(|bias| widened(isa, bias.bytes())),
+        })
     }
+}
 
-    /// The matrix.
-    pub fn matrix(&self) -> Bf16Matrix<'_> {
-        let shape = self.weight.shape();
-        Bf16Matrix::new(Bf16Slice::new(self.weight.bytes()), shape[0], shape[1])
-    }
+/// A two-dimensional bf16 weight.
+pub fn bf16_matrix(weight: &Weight) -> Bf16Matrix<'_> {
+    let shape = weight.shape();
+    Bf16Matrix::new(Bf16Slice::new(weight.bytes()), shape[0], shape[1])
+}
 
-    /// The bias.
-    pub fn bias(&self) -> Option<Bf16Slice<'_>> {
-        self.bias.as_ref().map(|bias| Bf16Slice::new(bias.bytes()))
-    }
+/// bf16 numbers as f32.
+pub fn widened(isa: Isa, bf16: &[u8]) -> Vec<f32> {
+    let mut widened = vec![0.0; bf16.len() / 2];
+    widen_bf16(isa, Bf16Slice::new(bf16), &mut widened);
+    widened
 }

@@ -8,13 +8,11 @@
 
 use std::ops::Range;
 
-use gossamer_kernels::{
-    Bf16Slice, ColumnsMut, Mxfp4Matrix, add_scaled, mxfp4_matmul, router_topk, swiglu,
-};
+use gossamer_kernels::{ColumnsMut, add_scaled, router_topk};
 
 use super::buffers::CpuTensor;
-use super::{COLUMN_UNIT, Cpu, MIN_PARALLEL_WORK, PARTS_PER_THREAD};
-use crate::backend::{ExpertWeights, Mxfp4Weight};
+use super::experts::CpuExperts;
+use super::{Cpu, MIN_PARALLEL_WORK, PARTS_PER_THREAD};
 
 /// The routing of one step, reused from layer to layer.
 #[derive(Default)]
@@ -26,7 +24,7 @@ pub struct MoeScratch {
     /// Index of each assignment among those sorted by expert, `[rows, top_k]`.
     places: Vec<usize>,
     /// Row of each sorted assignment.
-    rows: Vec<usize>,
+    rows: Vec<u32>,
     /// The experts that have tokens, each with its sorted assignments.
     groups: Vec<(usize, Range<usize>)>,
 }
@@ -55,7 +53,7 @@ impl MoeScratch {
             for (assignment, chosen) in self.experts.iter().enumerate() {
                 if *chosen as usize == expert {
                     self.places[assignment] = place;
-                    self.rows[place] = assignment / top_k;
+                    self.rows[place] = (assignment / top_k) as u32;
                     place += 1;
                 }
             }
@@ -64,28 +62,23 @@ impl MoeScratch {
             }
         }
     }
-}
 
-/// One expert's matrix and bias.
-fn expert(weight: &Mxfp4Weight, index: usize) -> (Mxfp4Matrix<'_>, Bf16Slice<'_>) {
-    let [_, rows, blocks, _] = *weight.blocks.shape() else {
-        unreachable!("the loader checked the shape [experts, rows, blocks, 16]");
-    };
-    let matrix = Mxfp4Matrix::new(
-        weight.blocks.entry(index),
-        weight.scales.entry(index),
-        rows,
-        blocks * 32,
-    );
-    (matrix, Bf16Slice::new(weight.bias.entry(index)))
+    /// Row of each assignment, sorted by expert.
+    pub fn rows(&self) -> &[u32] {
+        &self.rows
+    }
 }
 
 /// A range of one expert's output columns, for all its tokens.
-struct Task<'a> {
-    expert: usize,
-    places: Range<usize>,
-    columns: Range<usize>,
-    out: ColumnsMut<'a>,
+pub struct Task<'a, T> {
+    /// Index of the expert.
+    pub expert: usize,
+    /// Its sorted assignments.
+    pub places: Range<usize>,
+    /// Which columns.
+    pub columns: Range<usize>,
+    /// These columns of these assignments.
+    pub out: ColumnsMut<'a, T>,
 }
 
 impl Cpu {
@@ -93,68 +86,15 @@ impl Cpu {
     pub(super) fn run_experts(
         &mut self,
         x: &CpuTensor,
-        experts: &ExpertWeights,
+        experts: &CpuExperts,
         top_k: usize,
     ) -> CpuTensor {
         let (isa, hidden) = (self.isa, x.cols());
-        let inner = experts.gate_up.blocks.shape()[1] / 2;
         let routing = std::mem::take(&mut self.moe);
-        let assignments = routing.rows.len();
-
-        let mut gathered = self.tensor(assignments, hidden);
-        for (out, row) in gathered
-            .data_mut()
-            .chunks_exact_mut(hidden)
-            .zip(&routing.rows)
-        {
-            out.copy_from_slice(x.row(*row));
-        }
-
-        let mut activated = self.tensor(assignments, inner);
-        let mut gate_up = self.tensor(assignments, 2 * inner);
-        {
-            let gathered = gathered.data();
-            // Both outputs are split alike: `inner` columns and their pairs of gate and up.
-            let narrow = self.tasks(&routing, activated.data_mut(), inner, COLUMN_UNIT);
-            let wide = self.tasks(&routing, gate_up.data_mut(), 2 * inner, 2 * COLUMN_UNIT);
-            let tasks = wide.into_iter().zip(narrow);
-            let run = |(mut wide, mut narrow): (Task<'_>, Task<'_>)| {
-                let (matrix, bias) = expert(&experts.gate_up, wide.expert);
-                let x = &gathered[wide.places.start * hidden..wide.places.end * hidden];
-                mxfp4_matmul(isa, x, matrix, wide.columns, Some(bias), &mut wide.out);
-                for row in 0..wide.places.len() {
-                    swiglu(
-                        isa,
-                        wide.out.row(row),
-                        experts.swiglu_limit,
-                        narrow.out.row(row),
-                    );
-                }
-            };
-            if assignments * hidden * inner < MIN_PARALLEL_WORK {
-                tasks.for_each(run);
-            } else {
-                self.team.for_each(tasks, |_, task| run(task));
-            }
-        }
-        drop(gate_up);
-
-        let mut outputs = gathered; // Read to the end above; the same shape is needed again.
-        {
-            let activated = activated.data();
-            let tasks = self.tasks(&routing, outputs.data_mut(), hidden, COLUMN_UNIT);
-            let run = |mut task: Task<'_>| {
-                let (matrix, bias) = expert(&experts.down, task.expert);
-                let x = &activated[task.places.start * inner..task.places.end * inner];
-                mxfp4_matmul(isa, x, matrix, task.columns, Some(bias), &mut task.out);
-            };
-            if assignments * hidden * inner < MIN_PARALLEL_WORK {
-                tasks.into_iter().for_each(run);
-            } else {
-                self.team.for_each(tasks, |_, task| run(task));
-            }
-        }
-
+        let outputs = match experts {
+            CpuExperts::InPlace(experts) => self.run_in_place(x, experts, &routing),
+            CpuExperts::Packed(experts) => self.run_packed(x, experts, &routing),
+        };
         let mut mixed = self.tensor(x.rows(), hidden);
         self.for_row_runs(&mut mixed, top_k * hidden, |first, rows| {
             rows.fill(0.0);
@@ -172,14 +112,28 @@ impl Cpu {
         mixed
     }
 
+    /// Runs `work` for every task: on all threads, if there are `cost` multiply-adds to share.
+    pub(super) fn for_tasks<I: Iterator<Item: Send> + Send>(
+        &mut self,
+        cost: usize,
+        tasks: I,
+        work: impl Fn(I::Item) + Sync,
+    ) {
+        if cost < MIN_PARALLEL_WORK {
+            tasks.for_each(work);
+        } else {
+            self.team.for_each(tasks, |_, task| work(task));
+        }
+    }
+
     /// Splits `[assignments, width]` by expert and then by columns, into enough tasks for all threads.
-    fn tasks<'a>(
+    pub(super) fn tasks<'a, T>(
         &self,
         routing: &MoeScratch,
-        out: &'a mut [f32],
+        out: &'a mut [T],
         width: usize,
         unit: usize,
-    ) -> Vec<Task<'a>> {
+    ) -> std::vec::IntoIter<Task<'a, T>> {
         let wanted = self.team.size() * PARTS_PER_THREAD;
         let parts = wanted.div_ceil(routing.groups.len());
         let mut tasks = Vec::with_capacity(parts * routing.groups.len());
@@ -195,6 +149,6 @@ impl Cpu {
                 out,
             }));
         }
-        tasks
+        tasks.into_iter()
     }
 }

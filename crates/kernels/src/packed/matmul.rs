@@ -1,0 +1,312 @@
+//! `y = x Wᵀ + bias` with eight-bit activations and packed weights, and the gated form of it for experts.
+//!
+//! ```text
+//! for TOKENS tokens at a time:        (their activations stay in L2)
+//!   for each group of rows:           (its weights stay in L1)
+//!     for N tokens at a time:         N accumulators; each block of weights is decoded once for all of them
+//! ```
+//! With one token that is one pass over the weights in the order they lie in memory, a little ahead of which they are
+//! prefetched.
+
+use std::ops::Range;
+
+use super::QUANT_BLOCK;
+use super::lanes::{Format, Int8, Lanes, Mxfp4, Products};
+use super::pack::{PackedFormat, PackedMatrix};
+use super::quantize::{QuantBlock, quantize};
+use crate::{ColumnsMut, swiglu};
+
+/// Tokens whose activations are kept close: 2880 columns of 64 tokens are 276 KB.
+const TOKENS: usize = 64;
+/// Bytes ahead of which weights are prefetched.
+const AHEAD: usize = 2048;
+
+/// Checked arguments.
+struct Job<'a> {
+    /// `[any, blocks]`.
+    x: &'a [QuantBlock],
+    /// The rows of `x` to multiply.
+    tokens: &'a [u32],
+    weights: PackedMatrix<'a>,
+    /// `[rows, rounded up to whole groups]`, or nothing.
+    bias: &'a [f32],
+    rows: Range<usize>,
+}
+
+impl<'a> Job<'a> {
+    fn new(
+        x: &'a [QuantBlock],
+        tokens: &'a [u32],
+        weights: PackedMatrix<'a>,
+        bias: Option<&'a [f32]>,
+        rows: Range<usize>,
+    ) -> Self {
+        let blocks = weights.layout.blocks;
+        assert!(x.len().is_multiple_of(blocks), "x is [_, {blocks}]");
+        let num_rows = x.len() / blocks;
+        assert!(
+            tokens.iter().all(|token| (*token as usize) < num_rows),
+            "a token past the {num_rows} of x"
+        );
+        assert!(
+            rows.start <= rows.end && rows.end <= weights.rows(),
+            "rows {rows:?} of {}",
+            weights.rows()
+        );
+        assert!(
+            rows.start.is_multiple_of(PackedMatrix::ROW_UNIT),
+            "rows {rows:?} start inside of a group"
+        );
+        assert!(
+            bias.is_none_or(|bias| bias.len() == weights.rows()),
+            "one bias per weight row"
+        );
+        Job {
+            x,
+            tokens,
+            weights,
+            bias: bias.unwrap_or(&[]),
+            rows,
+        }
+    }
+
+    /// # Safety
+    /// `token` is an index of `tokens`.
+    #[inline(always)]
+    unsafe fn activations(&self, token: usize) -> *const QuantBlock {
+        // SAFETY: `new` has checked every token.
+        unsafe {
+            let row = *self.tokens.get_unchecked(token) as usize;
+            self.x.as_ptr().add(row * self.weights.layout.blocks)
+        }
+    }
+}
+
+/// `out[t, j] = bias[rows.start + j] + sum over k of x[tokens[t], k] * weights[rows.start + j, k]`.
+///
+/// `x` is `[any, weights.cols() / 32]`, `out` is `[tokens.len(), rows.len()]`, `bias` (if any) `[weights.rows()]`.
+/// `rows` starts at a multiple of [`PackedMatrix::ROW_UNIT`].
+///
+/// # Panics
+/// If a shape does not fit.
+pub fn packed_matmul(
+    x: &[QuantBlock],
+    tokens: &[u32],
+    weights: PackedMatrix<'_>,
+    bias: Option<&[f32]>,
+    rows: Range<usize>,
+    out: &mut ColumnsMut<'_>,
+) {
+    assert!(
+        out.num_rows() == tokens.len() && out.width() == rows.len(),
+        "out is [{}, {}]",
+        tokens.len(),
+        rows.len()
+    );
+    let job = Job::new(x, tokens, weights, bias, rows);
+    // SAFETY: `Job::new` has checked the shapes, and the weights were packed for this `Isa`.
+    unsafe {
+        match weights.format {
+            PackedFormat::Mxfp4 => mxfp4(weights.isa, &job, out),
+            PackedFormat::Int8 => int8(weights.isa, &job, out),
+        }
+    }
+}
+
+dispatch_lanes! { fn mxfp4 = mxfp4_generic(job: &Job<'_>, out: &mut ColumnsMut<'_>) }
+dispatch_lanes! { fn int8 = int8_generic(job: &Job<'_>, out: &mut ColumnsMut<'_>) }
+
+#[inline(always)]
+unsafe fn mxfp4_generic<L: Products<Mxfp4>>(job: &Job<'_>, out: &mut ColumnsMut<'_>) {
+    // SAFETY: the caller's contract.
+    unsafe { multiply::<L, Mxfp4>(job, out) }
+}
+
+#[inline(always)]
+unsafe fn int8_generic<L: Products<Int8>>(job: &Job<'_>, out: &mut ColumnsMut<'_>) {
+    // SAFETY: the caller's contract.
+    unsafe { multiply::<L, Int8>(job, out) }
+}
+
+/// # Safety
+/// `out` is `[tokens, rows]` of the job, and the weights are packed for `L` and `F`.
+#[inline(always)]
+unsafe fn multiply<L: Products<F>, F: Format>(job: &Job<'_>, out: &mut ColumnsMut<'_>) {
+    let num_tokens = job.tokens.len();
+    for first in (0..num_tokens).step_by(TOKENS) {
+        let last = num_tokens.min(first + TOKENS);
+        let mut row = job.rows.start;
+        while row < job.rows.end {
+            let column = row - job.rows.start;
+            // SAFETY: the group has the rows from `row` on, and the tokens exist.
+            unsafe {
+                group::<L, F>(job, row, first..last, |token, sums| {
+                    let to = out.element_ptr(token, column);
+                    let rows = job.rows.end - row;
+                    if rows >= L::ROWS {
+                        L::store(sums, to);
+                    } else {
+                        let mut lanes = [0.0; PackedMatrix::ROW_UNIT];
+                        L::store(sums, lanes.as_mut_ptr());
+                        std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, rows);
+                    }
+                });
+            }
+            row += L::ROWS;
+        }
+    }
+}
+
+/// Hands the outputs of the group of rows that starts at `row` to `take`, token by token.
+///
+/// # Safety
+/// `row` starts a group of the weights, which are packed for `L` and `F`; `tokens` are indexes of the job's.
+#[inline(always)]
+unsafe fn group<L: Products<F>, F: Format>(
+    job: &Job<'_>,
+    row: usize,
+    tokens: Range<usize>,
+    mut take: impl FnMut(usize, L::Floats),
+) {
+    let weights = job.weights.group(row / L::ROWS);
+    let mut token = tokens.start;
+    // SAFETY: the caller's contract; the tiles cover exactly `tokens`.
+    unsafe {
+        let bias = bias::<L>(job, row);
+        while token < tokens.end {
+            match tokens.end - token {
+                1 => token = tile::<L, F, 1>(job, weights, bias, token, &mut take),
+                2 => token = tile::<L, F, 2>(job, weights, bias, token, &mut take),
+                3 => token = tile::<L, F, 3>(job, weights, bias, token, &mut take),
+                4..8 => token = tile::<L, F, 4>(job, weights, bias, token, &mut take),
+                8..12 if L::ROWS > 8 => {
+                    token = tile::<L, F, 8>(job, weights, bias, token, &mut take)
+                }
+                12.. if L::ROWS > 8 => {
+                    token = tile::<L, F, 12>(job, weights, bias, token, &mut take)
+                }
+                _ => token = tile::<L, F, 4>(job, weights, bias, token, &mut take),
+            }
+        }
+    }
+}
+
+/// The biases of the rows from `row` on, zero where there are none.
+#[inline(always)]
+unsafe fn bias<L: Lanes>(job: &Job<'_>, row: usize) -> L::Floats {
+    // SAFETY: reads `L::ROWS` numbers, of the biases or of a copy of that length.
+    unsafe {
+        if job.bias.len() >= row + L::ROWS {
+            return L::load(job.bias.as_ptr().add(row));
+        }
+        let mut lanes = [0.0; PackedMatrix::ROW_UNIT];
+        if row < job.bias.len() {
+            lanes[..job.bias.len() - row].copy_from_slice(&job.bias[row..]);
+        }
+        L::load(lanes.as_ptr())
+    }
+}
+
+/// `N` tokens; returns the one after them.
+#[inline(always)]
+unsafe fn tile<L: Products<F>, F: Format, const N: usize>(
+    job: &Job<'_>,
+    weights: *const u8,
+    bias: L::Floats,
+    token: usize,
+    take: &mut impl FnMut(usize, L::Floats),
+) -> usize {
+    let layout = job.weights.layout;
+    let (block_bytes, scale_bytes) = (L::ROWS * F::ROW_BYTES, L::ROWS * F::SCALE_BYTES);
+    // SAFETY: the group has `layout.blocks` blocks and as many times `ROWS` scales; every token as many blocks.
+    unsafe {
+        let scales = weights.add(layout.scales());
+        let mut x = [std::ptr::null::<QuantBlock>(); N];
+        for (n, x) in x.iter_mut().enumerate() {
+            *x = job.activations(token + n);
+        }
+        let mut sums = [L::zeros(); N];
+        for b in 0..layout.blocks {
+            let block = weights.add(b * block_bytes);
+            for line in (0..block_bytes).step_by(64) {
+                prefetch(block.wrapping_add(AHEAD + line));
+            }
+            let mut products: [L::Sums; N] = std::array::from_fn(|n| L::start(x[n].add(b)));
+            for part in 0..QUANT_BLOCK / 8 {
+                let weights = L::weights(block, part);
+                for n in 0..N {
+                    let x = x[n].add(b).cast::<i8>().add(8 * part);
+                    products[n] = L::dot(products[n], weights, x);
+                }
+            }
+            let scales = L::scales(scales.add(b * scale_bytes));
+            for n in 0..N {
+                let scale = (*x[n].add(b)).scale;
+                sums[n] = L::add_scaled(sums[n], L::total(products[n]), scale, scales);
+            }
+        }
+        for (n, sums) in sums.into_iter().enumerate() {
+            take(token + n, L::mul_add(sums, F::UNIT, bias));
+        }
+    }
+    token + N
+}
+
+/// Asks for a cache line. Any address will do: a prefetch never faults.
+#[inline(always)]
+fn prefetch(line: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: reads nothing, and SSE is part of x86-64.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(line.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = line;
+}
+
+/// Gated expert projection: [`packed_matmul`] by interleaved gate and up rows, [`swiglu`], and rounding to eight bits.
+///
+/// Output `j` comes from the weight rows `2 j` and `2 j + 1`. `out` is `[tokens.len(), blocks.len()]`, the blocks of 32
+/// outputs in `blocks`. Biases as in [`packed_matmul`].
+///
+/// # Panics
+/// If a shape does not fit.
+pub fn packed_swiglu(
+    x: &[QuantBlock],
+    tokens: &[u32],
+    weights: PackedMatrix<'_>,
+    bias: Option<&[f32]>,
+    limit: f32,
+    blocks: Range<usize>,
+    out: &mut ColumnsMut<'_, QuantBlock>,
+) {
+    const WIDE: usize = 2 * QUANT_BLOCK;
+    assert!(
+        out.num_rows() == tokens.len() && out.width() == blocks.len(),
+        "out is [{}, {}]",
+        tokens.len(),
+        blocks.len()
+    );
+    assert!(
+        blocks.end * WIDE <= weights.rows(),
+        "blocks {blocks:?} of {} rows",
+        weights.rows()
+    );
+    let isa = weights.isa;
+    let mut gate_up = [0.0; WIDE * TOKENS];
+    for first in (0..tokens.len()).step_by(TOKENS) {
+        let tokens = &tokens[first..tokens.len().min(first + TOKENS)];
+        let gate_up = &mut gate_up[..WIDE * tokens.len()];
+        for block in blocks.clone() {
+            let rows = block * WIDE..(block + 1) * WIDE;
+            let mut wide = ColumnsMut::new(gate_up, tokens.len());
+            packed_matmul(x, tokens, weights, bias, rows, &mut wide);
+            for (token, gate_up) in gate_up.as_chunks::<WIDE>().0.iter().enumerate() {
+                let mut gated = [0.0; QUANT_BLOCK];
+                swiglu(isa, gate_up, limit, &mut gated);
+                let column = block - blocks.start;
+                quantize(isa, &gated, &mut out.row(first + token)[column..=column]);
+            }
+        }
+    }
+}

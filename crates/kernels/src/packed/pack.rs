@@ -1,0 +1,280 @@
+//! Weights in the order in which an instruction set reads them.
+
+use std::ops::Range;
+
+use super::QUANT_BLOCK;
+use super::lanes::{E2M1_DOUBLED, Format, Int8, Lanes, Mxfp4};
+use crate::ops::elementwise::to_bf16;
+use crate::{Bf16Matrix, Isa, Mxfp4Matrix};
+
+/// Groups start on a cache line, if the first does.
+const CACHE_LINE: usize = 64;
+
+/// What packed weights are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PackedFormat {
+    /// The published MXFP4 codes and scales, reordered. Exact but for scales below `2^-126`, which become zero.
+    Mxfp4,
+    /// Eight bits and one bf16 scale per 32 columns, rounded from bf16.
+    Int8,
+}
+
+/// Sizes and offsets of a packed matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Rows of a group.
+    pub rows: usize,
+    /// Blocks of a row.
+    pub blocks: usize,
+    /// Bytes of one block of a group, without scales.
+    pub block_bytes: usize,
+    /// Bytes of the scales of one block of a group.
+    pub scale_bytes: usize,
+}
+
+impl Layout {
+    fn new(isa: Isa, format: PackedFormat, cols: usize) -> Layout {
+        assert!(
+            cols > 0 && cols.is_multiple_of(QUANT_BLOCK),
+            "{cols} columns are no whole blocks of {QUANT_BLOCK}"
+        );
+        let (rows, _) = lanes(isa);
+        let (row_bytes, scale_bytes) = match format {
+            PackedFormat::Mxfp4 => (Mxfp4::ROW_BYTES, Mxfp4::SCALE_BYTES),
+            PackedFormat::Int8 => (Int8::ROW_BYTES, Int8::SCALE_BYTES),
+        };
+        Layout {
+            rows,
+            blocks: cols / QUANT_BLOCK,
+            block_bytes: rows * row_bytes,
+            scale_bytes: rows * scale_bytes,
+        }
+    }
+
+    /// Where a group's scales begin.
+    #[inline(always)]
+    pub(crate) fn scales(self) -> usize {
+        self.blocks * self.block_bytes
+    }
+
+    /// Bytes from one group to the next.
+    #[inline(always)]
+    pub(crate) fn group_bytes(self) -> usize {
+        (self.scales() + self.blocks * self.scale_bytes).next_multiple_of(CACHE_LINE)
+    }
+}
+
+dispatch_lanes! { fn lanes_of = lanes_generic() -> (usize, u8) }
+
+#[inline(always)]
+unsafe fn lanes_generic<L: Lanes>() -> (usize, u8) {
+    (L::ROWS, L::INT8_OFFSET)
+}
+
+/// Rows of a group, and what is added to int8 weights.
+fn lanes(isa: Isa) -> (usize, u8) {
+    // SAFETY: touches no memory.
+    unsafe { lanes_of(isa) }
+}
+
+/// Bytes that `rows` rows of `cols` columns take, packed for `isa`.
+///
+/// # Panics
+/// If `cols` is 0 or not a multiple of 32.
+pub fn packed_len(isa: Isa, format: PackedFormat, rows: usize, cols: usize) -> usize {
+    let layout = Layout::new(isa, format, cols);
+    rows.div_ceil(layout.rows) * layout.group_bytes()
+}
+
+/// A packed matrix `[rows, cols]`, borrowed.
+#[derive(Clone, Copy)]
+pub struct PackedMatrix<'a> {
+    bytes: &'a [u8],
+    pub(crate) isa: Isa,
+    pub(crate) format: PackedFormat,
+    pub(crate) layout: Layout,
+    rows: usize,
+}
+
+impl<'a> PackedMatrix<'a> {
+    /// Every packed range of rows begins and ends at a multiple of this, but for the last row.
+    pub const ROW_UNIT: usize = 16;
+
+    /// `bytes` as [`pack_mxfp4`] or [`pack_int8`] wrote them for the same `isa`.
+    ///
+    /// # Panics
+    /// If `bytes` is not [`packed_len`] long.
+    pub fn new(
+        isa: Isa,
+        format: PackedFormat,
+        bytes: &'a [u8],
+        rows: usize,
+        cols: usize,
+    ) -> PackedMatrix<'a> {
+        assert_eq!(
+            bytes.len(),
+            packed_len(isa, format, rows, cols),
+            "packed {format:?} matrix [{rows}, {cols}] for {isa}"
+        );
+        PackedMatrix {
+            bytes,
+            isa,
+            format,
+            layout: Layout::new(isa, format, cols),
+            rows,
+        }
+    }
+
+    /// Output features.
+    pub fn rows(self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn cols(self) -> usize {
+        self.layout.blocks * QUANT_BLOCK
+    }
+
+    /// The group that starts with row `group * layout.rows`.
+    #[inline(always)]
+    pub(crate) fn group(self, group: usize) -> *const u8 {
+        self.bytes[group * self.layout.group_bytes()..].as_ptr()
+    }
+
+    /// Element `(row, col)`, as the kernels see it. Slow: for tests and inspection.
+    ///
+    /// # Panics
+    /// If there is no such element.
+    pub fn get(self, row: usize, col: usize) -> f32 {
+        assert!(row < self.rows && col < self.cols(), "({row}, {col})");
+        let Layout {
+            rows, block_bytes, ..
+        } = self.layout;
+        let group = &self.bytes[row / rows * self.layout.group_bytes()..];
+        let (row, block, col) = (row % rows, col / QUANT_BLOCK, col % QUANT_BLOCK);
+        let values = &group[block * block_bytes..][..block_bytes];
+        let scale = &group[self.layout.scales()..][block * self.layout.scale_bytes..];
+        match self.format {
+            PackedFormat::Mxfp4 => {
+                let byte = values[(col / 8 * rows + row) * 4 + col % 4];
+                let code = if col % 8 < 4 { byte & 15 } else { byte >> 4 };
+                let scale = f32::from_bits(u32::from(scale[row]) << 23);
+                Mxfp4::UNIT * f32::from(E2M1_DOUBLED[usize::from(code)]) * scale
+            }
+            PackedFormat::Int8 => {
+                let byte = values[(col / 4 * rows + row) * 4 + col % 4];
+                let (_, offset) = lanes(self.isa);
+                let bits = u16::from_le_bytes([scale[2 * row], scale[2 * row + 1]]);
+                let scale = f32::from_bits(u32::from(bits) << 16);
+                f32::from(byte.wrapping_sub(offset) as i8) * scale
+            }
+        }
+    }
+}
+
+/// The part of a packed matrix that holds `rows`, empty.
+fn groups<'o>(
+    layout: Layout,
+    all: usize,
+    rows: &Range<usize>,
+    out: &'o mut [u8],
+) -> impl Iterator<Item = (usize, &'o mut [u8])> {
+    assert!(
+        rows.start <= rows.end
+            && rows.end <= all
+            && rows.start.is_multiple_of(PackedMatrix::ROW_UNIT)
+            && (rows.end == all || rows.end.is_multiple_of(PackedMatrix::ROW_UNIT)),
+        "rows {rows:?} of {all}"
+    );
+    assert_eq!(
+        out.len(),
+        rows.len().div_ceil(layout.rows) * layout.group_bytes(),
+        "room for {rows:?}"
+    );
+    out.fill(0);
+    let first = rows.start;
+    out.chunks_exact_mut(layout.group_bytes())
+        .enumerate()
+        .map(move |(group, out)| (first + group * layout.rows, out))
+}
+
+/// Packs `rows` of `weights`, a part of the whole: `out` has [`packed_len`] of so many rows.
+///
+/// # Panics
+/// If `rows` is not cut at multiples of [`PackedMatrix::ROW_UNIT`], or `out` has another length.
+pub fn pack_mxfp4(isa: Isa, weights: Mxfp4Matrix<'_>, rows: Range<usize>, out: &mut [u8]) {
+    let layout = Layout::new(isa, PackedFormat::Mxfp4, weights.cols());
+    for (first, out) in groups(layout, weights.rows(), &rows, out) {
+        let (values, scales) = out.split_at_mut(layout.scales());
+        for row in 0..layout.rows.min(rows.end - first) {
+            let codes = weights.row_blocks(first + row).as_chunks::<16>().0;
+            let row_scales = weights.row_scales(first + row);
+            for (block, codes) in codes.iter().enumerate() {
+                scales[block * layout.scale_bytes + row] = row_scales[block];
+                let values = &mut values[block * layout.block_bytes..][..layout.block_bytes];
+                for part in 0..4 {
+                    // Columns 8 * part to 8 * part + 8, two in a byte.
+                    let [a, b, c, d] = [0, 1, 2, 3].map(|i| codes[4 * part + i]);
+                    let packed = [
+                        a & 15 | c << 4,
+                        a >> 4 | c & 240,
+                        b & 15 | d << 4,
+                        b >> 4 | d & 240,
+                    ];
+                    values[(part * layout.rows + row) * 4..][..4].copy_from_slice(&packed);
+                }
+            }
+        }
+    }
+}
+
+/// Rounds `rows` of `weights` to eight bits and packs them, as [`pack_mxfp4`].
+///
+/// # Panics
+/// As [`pack_mxfp4`], or if the columns are no whole blocks of 32.
+pub fn pack_int8(isa: Isa, weights: Bf16Matrix<'_>, rows: Range<usize>, out: &mut [u8]) {
+    let layout = Layout::new(isa, PackedFormat::Int8, weights.cols());
+    let (_, offset) = lanes(isa);
+    for (first, out) in groups(layout, weights.rows(), &rows, out) {
+        let (values, scales) = out.split_at_mut(layout.scales());
+        if offset != 0 {
+            values.fill(offset);
+        }
+        for row in 0..layout.rows.min(rows.end - first) {
+            let source = weights.row(first + row);
+            for block in 0..layout.blocks {
+                let x: [f32; QUANT_BLOCK] =
+                    std::array::from_fn(|i| source.get(block * QUANT_BLOCK + i));
+                let (rounded, scale) = round(&x);
+                let scales = &mut scales[block * layout.scale_bytes + 2 * row..][..2];
+                scales.copy_from_slice(&scale.to_le_bytes());
+                let values = &mut values[block * layout.block_bytes..][..layout.block_bytes];
+                for (part, four) in rounded.as_chunks::<4>().0.iter().enumerate() {
+                    let packed = four.map(|value| (value as u8).wrapping_add(offset));
+                    values[(part * layout.rows + row) * 4..][..4].copy_from_slice(&packed);
+                }
+            }
+        }
+    }
+}
+
+/// Eight bits each, and the bf16 that they are multiples of: the smallest by which the largest is not above 127.
+fn round(x: &[f32; QUANT_BLOCK]) -> ([i8; QUANT_BLOCK], u16) {
+    let largest = x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+    if !largest.is_finite() || x.iter().any(|x| x.is_nan()) {
+        return ([0; QUANT_BLOCK], to_bf16(f32::NAN));
+    }
+    let exact = largest / 127.0;
+    let below = (exact.to_bits() >> 16) as u16;
+    let widen = |bits: u16| f32::from_bits(u32::from(bits) << 16);
+    let scale = if widen(below) < exact {
+        below + 1
+    } else {
+        below
+    };
+    if widen(scale) < f32::MIN_POSITIVE {
+        return ([0; QUANT_BLOCK], 0);
+    }
+    let rounded = x.map(|x| (x / widen(scale)).round_ties_even() as i8);
+    (rounded, scale)
+}
