@@ -120,7 +120,7 @@ fn parameter(server: &TestServer, document: &Value, section: &str, name: &str) -
     let path = section
         .strip_prefix("POST ")
         .unwrap_or_else(|| panic!("a table in section {section:?}"));
-    let (base, mut wanted, neutral) = probe(path, name);
+    let (base, mut wanted, neutral) = probe(document, path, name);
     if wanted == "the last one" {
         wanted = server.client().post(path, &base).ok()["id"].clone();
     }
@@ -221,7 +221,7 @@ fn complete(document: &Value, section: &str, rows: &[String], wrong: &mut Vec<St
 
 /// A body to put a parameter into, a value that asks for what the parameter is for, and, for a parameter of which only
 /// one value is implemented, that value.
-fn probe(path: &str, name: &str) -> (Value, Value, Option<Value>) {
+fn probe(document: &Value, path: &str, name: &str) -> (Value, Value, Option<Value>) {
     let base = match (path, name) {
         (CHAT, "tool_choice" | "parallel_tool_calls") => {
             with(&chat("Hi"), json!({"tools": weather_tool()}))
@@ -276,14 +276,9 @@ fn probe(path: &str, name: &str) -> (Value, Value, Option<Value>) {
         _ => None,
     };
     // Only what the document knows has a value that passes.
-    let known = !property_of(path, name).is_null();
-    (base, value, neutral.filter(|_| known))
-}
-
-fn property_of(path: &str, name: &str) -> Value {
-    let document = serde_json::to_value(gossamer_api::openapi()).expect("the document is JSON");
     let outer = name.split('.').next().unwrap_or(name);
-    property(&document, path, outer).clone()
+    let known = !property(document, path, outer).is_null();
+    (base, value, neutral.filter(|_| known))
 }
 
 /// A function as `/v1/responses` declares it.
