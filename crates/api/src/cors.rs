@@ -19,7 +19,7 @@ const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, DELETE, 
 const REQUEST_HEADERS: [&str; 4] = ["authorization", "content-type", "x-api-key", "x-request-id"];
 /// What a page may read, besides the few headers that it always may.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "x-request-id, retry-after, retry-after-ms, x-should-retry, allow, www-authenticate, \
+    "x-request-id, request-id, retry-after, retry-after-ms, x-should-retry, allow, www-authenticate, \
      x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
      x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens",
 );

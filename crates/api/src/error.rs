@@ -133,7 +133,9 @@ error_table! {
 pub struct ApiError {
     code: ErrorCode,
     message: Cow<'static, str>,
-    param: Option<String>,
+    param: Option<Box<str>>,
+    /// Tokens of a prompt, tokens asked for besides, the most that a sequence can hold.
+    overflow: Option<Box<(usize, Option<usize>, usize)>>,
     retry_after: Option<Duration>,
     allow: Option<&'static str>,
     challenge: Option<Box<str>>,
@@ -148,6 +150,7 @@ impl ApiError {
             code,
             message: message.into(),
             param: None,
+            overflow: None,
             retry_after: None,
             allow: None,
             challenge: None,
@@ -163,7 +166,7 @@ impl ApiError {
         message: impl Into<Cow<'static, str>>,
     ) -> Self {
         Self {
-            param: Some(param.into()),
+            param: Some(param.into().into_boxed_str()),
             ..Self::new(code, message)
         }
     }
@@ -171,7 +174,7 @@ impl ApiError {
     /// Names the field.
     #[must_use]
     pub fn with_param(mut self, param: impl Into<String>) -> Self {
-        self.param = Some(param.into());
+        self.param = Some(param.into().into_boxed_str());
         self
     }
 
@@ -179,9 +182,9 @@ impl ApiError {
     #[must_use]
     pub(crate) fn renamed(mut self, own: fn(&str) -> Option<String>) -> Self {
         if let Some(path) = self.param.take() {
-            let new = own(&path).unwrap_or_else(|| path.clone());
-            self.message = self.message.replace(&path, &new).into();
-            self.param = Some(new);
+            let new = own(&path).unwrap_or_else(|| path.to_string());
+            self.message = self.message.replace(&*path, &new).into();
+            self.param = Some(new.into());
         }
         self
     }
@@ -221,14 +224,27 @@ impl ApiError {
         self
     }
 
-    /// A prompt, or a prompt and its answer, that is longer than `limit` tokens. The first words are OpenAI's: clients
-    /// know this error by them (LiteLLM by nothing else), and fall back to a model with more room.
-    pub fn context_length(prompt_param: &'static str, limit: usize, however: String) -> Self {
-        Self::field(
-            ErrorCode::ContextLengthExceeded,
-            prompt_param,
-            format!("This model's maximum context length is {limit} tokens. However, {however}"),
-        )
+    /// A prompt of `prompt_len` tokens, alone or with the `asked` ones that it is to be answered with, that is longer than
+    /// `limit`. The first words are OpenAI's: clients know this error by them (LiteLLM by nothing else), and fall back to a
+    /// model with more room.
+    pub fn context_length(
+        prompt_param: &'static str,
+        prompt_len: usize,
+        asked: Option<usize>,
+        limit: usize,
+    ) -> Self {
+        let however = match (asked, limit.saturating_sub(prompt_len)) {
+            (Some(asked), room @ 1..) => format!(
+                "the prompt has {prompt_len} and {asked} more are requested. Shorten the prompt or ask for at most {room}."
+            ),
+            _ => format!("the prompt alone has {prompt_len}. Shorten it."),
+        };
+        let message =
+            format!("This model's maximum context length is {limit} tokens. However, {however}");
+        Self {
+            overflow: Some(Box::new((prompt_len, asked, limit))),
+            ..Self::field(ErrorCode::ContextLengthExceeded, prompt_param, message)
+        }
     }
 
     /// The error for a request that the scheduler did not accept. `prompt_param` is the field that holds the prompt.
@@ -238,23 +254,14 @@ impl ApiError {
         retry_after: Duration,
     ) -> Self {
         match error {
-            SubmitError::NeverFits { prompt_len, limit } => Self::context_length(
-                prompt_param,
-                limit,
-                format!("the prompt has {prompt_len}. Shorten it."),
-            ),
+            SubmitError::NeverFits { prompt_len, limit } => {
+                Self::context_length(prompt_param, prompt_len, None, limit)
+            }
             SubmitError::OutputNeverFits {
                 prompt_len,
                 max_tokens,
                 limit,
-            } => Self::context_length(
-                prompt_param,
-                limit,
-                format!(
-                    "the prompt has {prompt_len} and {max_tokens} more are requested. \
-                     Shorten the prompt or ask for fewer tokens."
-                ),
-            ),
+            } => Self::context_length(prompt_param, prompt_len, Some(max_tokens), limit),
             SubmitError::QueueFull { limit } => Self::new(
                 ErrorCode::QueueFull,
                 format!("All {limit} places in the queue are taken. Try again later."),
@@ -302,6 +309,16 @@ impl ApiError {
         self.code
     }
 
+    /// What is wrong, for the client: a sentence.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Of `context_length_exceeded`: tokens of the prompt, tokens asked for besides, the limit.
+    pub fn overflow(&self) -> Option<(usize, Option<usize>, usize)> {
+        self.overflow.as_deref().copied()
+    }
+
     /// The field it is about.
     pub fn param(&self) -> Option<&str> {
         self.param.as_deref()
@@ -323,7 +340,7 @@ impl ApiError {
             error: ErrorObject {
                 message: self.message.to_string(),
                 kind: self.code.kind().to_owned(),
-                param: self.param.clone(),
+                param: self.param().map(str::to_owned),
                 code: Some(self.code.as_str().to_owned()),
             },
         }

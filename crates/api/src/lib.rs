@@ -10,12 +10,14 @@
 //!
 //! Does not know the engine, its kernels, or block ids; its tests run over a scripted executor.
 //! Invariants: whatever ends a request early (a client that goes away, a failure, a stop string) drops its token streams,
-//! and that cancels it in the scheduler; an error answer always is OpenAI's error object; a field of a request is used,
+//! and that cancels it in the scheduler; an error answer always is OpenAI's error object,
+//! or Anthropic's on the routes of its API (`dialect`); a field of a request is used,
 //! known to be harmless, or refused by name.
 
 pub mod auth;
 mod connection;
 mod cors;
+mod dialect;
 mod error;
 mod generation;
 mod json;

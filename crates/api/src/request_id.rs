@@ -26,6 +26,7 @@ use gossamer_metrics::ApiMetrics;
 
 use crate::auth::{Lease, OverLimit, Standing};
 use crate::connection::{Activity, OpenRequest};
+use crate::dialect::Dialect;
 use crate::error::{ApiError, ErrorCode};
 use crate::routes;
 use crate::state::AppState;
@@ -143,12 +144,15 @@ pub(crate) async fn track(
     request.extensions_mut().insert(Rc::clone(&context));
     let mut log = RequestLog::new(request.request(), Rc::clone(&context));
 
+    // As the router reads it, so that no other spelling of a path has another form of errors.
+    let dialect = Dialect::of(request.match_info().as_str());
     let framing = Framing::of(request.request(), &context);
     // A panic would end the connection's task, and with it the connection, without an answer.
-    let mut response = match AssertUnwindSafe(next.call(request)).catch_unwind().await {
+    let response = match AssertUnwindSafe(next.call(request)).catch_unwind().await {
         Ok(response) => response?.map_into_boxed_body(),
-        Err(panic) => return Err(log.panicked(&*panic)),
+        Err(panic) => return Err(log.panicked(&*panic, dialect)),
     };
+    let mut response = dialect.settle(response, &context.id);
     framing.settle(response.response_mut());
     // The id was made or checked to be a header value; an empty answer is still an answer.
     if let Ok(value) = HeaderValue::from_str(&context.id) {
@@ -288,12 +292,12 @@ impl RequestLog {
     }
 
     /// Ends a request whose handler panicked, with what is left to answer.
-    fn panicked(mut self, panic: &(dyn Any + Send)) -> Error {
+    fn panicked(mut self, panic: &(dyn Any + Send), dialect: Dialect) -> Error {
         let message = (panic.downcast_ref::<&str>().copied())
             .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         let error = ApiError::internal()
             .with_internal(format!("panic: {}", message.unwrap_or("no message")));
-        let mut answer = error.error_response();
+        let mut answer = dialect.panicked(&error, &self.context.id, error.error_response());
         if let Ok(value) = HeaderValue::from_str(&self.context.id) {
             answer.headers_mut().insert(REQUEST_ID, value);
         }

@@ -5,6 +5,7 @@
 //! data: {chunk}\n\n ... data: {"error":{...}}\n\n   failed: no [DONE]
 //! : ping\n\n                                        nothing to say for a while (queued, long prompt)
 //! ```
+//! That is OpenAI's way; an endpoint with named events says in its [`Chunks`] how it begins, fails, ends and stays alive.
 //! The status line goes out when the scheduler has accepted the request, before the first token. Comments in the silence
 //! keep proxies from giving up and make a dead client noticeable.
 //! Invariant: actix drops the body when the client goes away; with it the [`Generation`], which cancels the request.
@@ -24,9 +25,25 @@ use crate::wire::usage::Usage;
 
 /// Writes the chunks of one endpoint.
 pub(crate) trait Chunks {
-    /// What goes out for an event; nothing for a failure, which looks the same on every endpoint. `so_far` counts the
-    /// tokens of all choices.
+    /// What goes out at once, before anything has happened.
+    fn begin(&mut self, frames: &mut Frames) {
+        let _ = frames;
+    }
+    /// What goes out for an event that is no failure. `so_far` counts the tokens of all choices.
     fn write(&mut self, event: Event, so_far: Usage, frames: &mut Frames);
+    /// What goes out last, after the event `Finished` was written.
+    fn end(&mut self, frames: &mut Frames) {
+        frames.done();
+    }
+    /// What goes out last, if the request failed. `request_id` is the one in the answer's head.
+    fn fail(&mut self, error: &ApiError, request_id: &str, frames: &mut Frames) {
+        let _ = request_id;
+        frames.data(&error.body());
+    }
+    /// What goes out when there is nothing to say.
+    fn heartbeat(&self, frames: &mut Frames) {
+        frames.comment("ping");
+    }
 }
 
 /// Events ready to go out.
@@ -36,6 +53,14 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
+    /// Adds an event with a name.
+    pub fn event(&mut self, name: &str, chunk: &impl Serialize) {
+        self.bytes.extend_from_slice(b"event: ");
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.push(b'\n');
+        self.data(chunk);
+    }
+
     /// Adds an event.
     pub fn data(&mut self, chunk: &impl Serialize) {
         self.bytes.extend_from_slice(b"data: ");
@@ -45,14 +70,6 @@ impl Frames {
             self.bytes.truncate(start);
         }
         self.bytes.extend_from_slice(b"\n\n");
-    }
-
-    /// Adds an event with a name.
-    pub fn event(&mut self, name: &str, chunk: &impl Serialize) {
-        self.bytes.extend_from_slice(b"event: ");
-        self.bytes.extend_from_slice(name.as_bytes());
-        self.bytes.push(b'\n');
-        self.data(chunk);
     }
 
     /// Adds an event with a name, whose data is JSON already.
@@ -67,6 +84,13 @@ impl Frames {
         self.bytes.into()
     }
 
+    /// Adds a comment, which clients skip.
+    pub fn comment(&mut self, text: &str) {
+        self.bytes.extend_from_slice(b": ");
+        self.bytes.extend_from_slice(text.as_bytes());
+        self.bytes.extend_from_slice(b"\n\n");
+    }
+
     fn done(&mut self) {
         self.bytes.extend_from_slice(b"data: [DONE]\n\n");
     }
@@ -77,6 +101,7 @@ struct Stream<C> {
     chunks: C,
     heartbeat: Option<Duration>,
     metrics: ApiMetrics,
+    begun: bool,
     ended: bool,
 }
 
@@ -92,6 +117,7 @@ pub(crate) fn respond(
         chunks,
         heartbeat,
         metrics,
+        begun: false,
         ended: false,
     };
     stream_of(events, async |events: &mut Stream<_>| events.next().await)
@@ -122,13 +148,24 @@ impl<C: Chunks> Stream<C> {
         if self.ended {
             return None;
         }
+        if !std::mem::replace(&mut self.begun, true) {
+            let mut frames = Frames::default();
+            self.chunks.begin(&mut frames);
+            if !frames.bytes.is_empty() {
+                return Some(frames.bytes.into());
+            }
+        }
         loop {
             let event = match self.heartbeat {
                 None => self.generation.next().await,
                 Some(silence) => {
                     match tokio::time::timeout(silence, self.generation.next()).await {
                         Ok(event) => event,
-                        Err(_) => return Some(HEARTBEAT),
+                        Err(_) => {
+                            let mut frames = Frames::default();
+                            self.chunks.heartbeat(&mut frames);
+                            return Some(frames.into_bytes());
+                        }
                     }
                 }
             };
@@ -137,13 +174,14 @@ impl<C: Chunks> Stream<C> {
                 Some(Event::Failed(error)) => {
                     self.ended = true;
                     self.failed(&error);
-                    frames.data(&error.body());
+                    let id = &self.generation.context().id;
+                    self.chunks.fail(&error, id, &mut frames);
                 }
                 Some(event @ Event::Finished(_)) => {
                     self.ended = true;
                     let usage = self.generation.total_usage();
                     self.chunks.write(event, usage, &mut frames);
-                    frames.done();
+                    self.chunks.end(&mut frames);
                 }
                 Some(event) => {
                     let usage = self.generation.total_usage();

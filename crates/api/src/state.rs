@@ -21,7 +21,7 @@ use crate::wire::models::ServerInfo;
 pub struct ApiConfig {
     /// Id of the served model.
     pub model: String,
-    /// Other names by which clients may ask for it.
+    /// Other names by which clients may ask for it; `claude-*` is every name that begins with `claude-`.
     pub model_aliases: Vec<String>,
     /// Largest request body, bytes.
     pub body_limit: usize,
@@ -50,7 +50,11 @@ pub struct ApiConfig {
 impl ApiConfig {
     /// Whether a client may ask for this model.
     pub fn serves(&self, model: &str) -> bool {
-        self.model == model || self.model_aliases.iter().any(|alias| alias == model)
+        let is_meant = |alias: &String| match alias.strip_suffix('*') {
+            Some(beginning) => model.starts_with(beginning),
+            None => alias == model,
+        };
+        self.model == model || self.model_aliases.iter().any(is_meant)
     }
 }
 

@@ -14,7 +14,8 @@ pub(crate) struct StopFinder {
     patterns: Vec<Pattern>,
     /// Text that may be the beginning of a stop string. Always as long as the longest partial match.
     held: String,
-    hit: bool,
+    /// The stop string that ended the text.
+    hit: Option<String>,
 }
 
 /// Knuth-Morris-Pratt over bytes. UTF-8 is self-synchronizing: a match of whole characters begins and ends between
@@ -47,14 +48,14 @@ impl StopFinder {
                 .map(|stop| Pattern::new(stop))
                 .collect(),
             held: String::new(),
-            hit: false,
+            hit: None,
         }
     }
 
     /// Takes the next piece. After a hit, nothing more comes out. Of several stop strings, the first to be complete
     /// counts; of those complete at the same place, the longest.
     pub fn push(&mut self, text: &str) -> Found {
-        if self.hit {
+        if self.hit.is_some() {
             return Found::default();
         }
         if self.patterns.is_empty() {
@@ -73,8 +74,9 @@ impl StopFinder {
                 .max();
             if let Some(len) = longest {
                 let start = before + i + 1 - len;
-                self.held.truncate(start);
-                self.hit = true;
+                let mut stop = self.held.split_off(start);
+                stop.truncate(len);
+                self.hit = Some(stop);
                 return Found {
                     released: std::mem::take(&mut self.held),
                     hit: true,
@@ -88,6 +90,11 @@ impl StopFinder {
             released: std::mem::replace(&mut self.held, kept),
             hit: false,
         }
+    }
+
+    /// The stop string that ended the text, if one did.
+    pub fn hit(&self) -> Option<&str> {
+        self.hit.as_deref()
     }
 
     /// The text ends without a stop string: what was held comes out.
@@ -229,6 +236,12 @@ mod tests {
             if !hit {
                 out.push_str(&finder.finish());
             }
+            if let Some(stop) = finder.hit() {
+                prop_assert!(stops.iter().any(|known| known == stop));
+                let cut = [out.as_str(), stop].concat();
+                prop_assert!(pieces.concat().starts_with(&cut));
+            }
+            prop_assert_eq!(finder.hit().is_some(), hit);
             prop_assert_eq!((out, hit), naive(&stops, &pieces.concat()));
         }
     }

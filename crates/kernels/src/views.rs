@@ -20,6 +20,10 @@ impl<'a> Bf16Slice<'a> {
         self.bytes.as_ptr()
     }
 
+    pub(crate) fn bytes(self) -> &'a [u8] {
+        self.bytes
+    }
+
     /// A view of `bytes.len() / 2` numbers.
     ///
     /// # Panics

@@ -1,7 +1,8 @@
 //! An HTTP/1.1 client over a plain socket: small enough to do what well-behaved clients do not (go away, send nonsense).
 //!
-//! Every answer is checked for what every answer must have: a request id, a declared content type, and OpenAI's error
-//! object where the status says error. A violation panics: it is a failed test.
+//! Every answer is checked for what every answer must have: a request id, a declared content type, and where the status says
+//! error OpenAI's error object, or Anthropic's if the answer has the header that its API has. A violation panics: it is a
+//! failed test.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -169,7 +170,10 @@ impl Response {
     /// The error of an answer that must have this status.
     pub fn error(&self, status: u16) -> ErrorFields {
         assert_eq!(self.status, status, "{}", self.text());
-        error_fields(&self.json())
+        match self.header("request-id") {
+            None => error_fields(&self.json()),
+            Some(id) => anthropic_error_fields(&self.json(), id),
+        }
     }
 
     fn read_body(&self, reader: &mut impl BufRead) -> Vec<u8> {
@@ -198,8 +202,35 @@ impl Response {
         if self.status >= 400 && method != "HEAD" {
             let content_type = self.header("content-type");
             assert_eq!(content_type, Some("application/json"), "{}", self.text());
-            error_fields(&self.json());
+            self.error(self.status);
         }
+    }
+}
+
+/// Reads Anthropic's error body, which must have these fields and no other, and the request's id.
+pub fn anthropic_error_fields(body: &Value, id: &str) -> ErrorFields {
+    let object = |value: &Value| {
+        let map = value
+            .as_object()
+            .unwrap_or_else(|| panic!("an object: {body}"));
+        let mut names: Vec<_> = map.keys().cloned().collect();
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(object(body), ["error", "request_id", "type"], "{body}");
+    assert_eq!(object(&body["error"]), ["message", "type"], "{body}");
+    assert_eq!(
+        (&body["type"], &body["request_id"]),
+        (&"error".into(), &id.into())
+    );
+    let text = |name: &str| body["error"][name].as_str().map(str::to_owned);
+    let message = text("message").unwrap_or_else(|| panic!("a message: {body}"));
+    assert!(!message.is_empty(), "{body}");
+    ErrorFields {
+        message,
+        kind: text("type").unwrap_or_else(|| panic!("a type: {body}")),
+        param: None,
+        code: None,
     }
 }
 

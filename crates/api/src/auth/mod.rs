@@ -186,20 +186,18 @@ impl Auth {
             // Clients that must send a key send any; it is not looked at.
             return Ok(self.anonymous.clone());
         }
-        let mut given = headers.get_all(header::AUTHORIZATION);
-        let Some(value) = given.next() else {
-            return Ok(self.anonymous.clone());
-        };
         let invalid = |message: &str| Refusal::Invalid(message.to_owned());
-        if given.next().is_some() {
-            return Err(invalid("There is more than one Authorization header."));
-        }
-        let credential = (value.to_str().ok())
-            .and_then(|value| value.trim().split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, credential)| credential.trim())
-            .filter(|credential| !credential.is_empty())
-            .ok_or_else(|| invalid("The Authorization header must be 'Bearer' and an API key."))?;
+        let credential = match (bearer(headers)?, x_api_key(headers)?) {
+            (None, None) => return Ok(self.anonymous.clone()),
+            (Some(one), None) | (None, Some(one)) => one,
+            (Some(one), Some(other)) if one == other => one,
+            // Which of them counts is nothing to guess about.
+            (Some(_), Some(_)) => {
+                return Err(invalid(
+                    "The headers Authorization and X-Api-Key hold different credentials; send one of them.",
+                ));
+            }
+        };
         match (&self.keys, &self.jwt) {
             (Some(keys), _) if api_key::is_api_key(credential) => {
                 self.key(keys.get().as_deref(), credential)
@@ -273,6 +271,41 @@ impl Auth {
     }
 }
 
+/// The credential in `Authorization: Bearer`.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let invalid = |message: &str| Refusal::Invalid(message.to_owned());
+    let mut given = headers.get_all(header::AUTHORIZATION);
+    let Some(value) = given.next() else {
+        return Ok(None);
+    };
+    if given.next().is_some() {
+        return Err(invalid("There is more than one Authorization header."));
+    }
+    (value.to_str().ok())
+        .and_then(|value| value.trim().split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, credential)| credential.trim())
+        .filter(|credential| !credential.is_empty())
+        .map(Some)
+        .ok_or_else(|| invalid("The Authorization header must be 'Bearer' and an API key."))
+}
+
+/// The credential in `X-Api-Key`, where Anthropic's clients put it. An empty one is none: some send it beside a token.
+fn x_api_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let invalid = |message: &str| Refusal::Invalid(message.to_owned());
+    let mut given = headers.get_all("x-api-key");
+    let Some(value) = given.next() else {
+        return Ok(None);
+    };
+    if given.next().is_some() {
+        return Err(invalid("There is more than one X-Api-Key header."));
+    }
+    let credential = (value.to_str())
+        .map_err(|_| invalid("The X-Api-Key header must be an API key."))?
+        .trim();
+    Ok(Some(credential).filter(|credential| !credential.is_empty()))
+}
+
 /// What is written into `WWW-Authenticate` (RFC 6750, section 3).
 fn challenge(error: Option<(&str, &str)>) -> String {
     let mut challenge = "Bearer realm=\"gossamer\"".to_owned();
@@ -287,7 +320,7 @@ impl From<Refusal> for ApiError {
         match refusal {
             Refusal::Missing => Self::new(
                 ErrorCode::InvalidApiKey,
-                "You didn't provide an API key. Send it in the header 'Authorization: Bearer YOUR_KEY'.",
+                "You didn't provide an API key. Send it in the header 'Authorization: Bearer YOUR_KEY' (or 'X-Api-Key: YOUR_KEY').",
             )
             .with_challenge(challenge(None)),
             Refusal::Invalid(message) => {

@@ -55,6 +55,11 @@ impl AnswerText {
         (found.released, found.hit)
     }
 
+    /// The stop string that ended the answer, if one did.
+    pub fn stop_string(&self) -> Option<&str> {
+        self.stop.hit()
+    }
+
     /// The answer ends without a stop string.
     pub fn finish(&mut self, logprobs: &mut Vec<TokenLogprob>) -> String {
         let text = self.stop.finish();

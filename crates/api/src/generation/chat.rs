@@ -31,6 +31,8 @@ pub(crate) struct ChatAssembler {
     messages: Messages,
     /// What the last text belonged to, where messages are kept apart.
     speech: Option<Speech>,
+    /// What the ids of calls begin with.
+    call_prefix: &'static str,
     /// Functions were declared and may be called.
     tools_allowed: bool,
     called: bool,
@@ -43,16 +45,17 @@ pub(crate) struct ChatAssembler {
 }
 
 /// Between messages that become one text.
-const SEPARATOR: &str = "\n\n";
+pub(crate) const SEPARATOR: &str = "\n\n";
 
 impl ChatAssembler {
-    /// For one choice.
-    pub fn new(stop_strings: &[String], tools_allowed: bool, messages: Messages) -> Self {
+    /// For one choice. `call_prefix` is what the ids of calls begin with.
+    pub fn new(stop_strings: &[String], tools_allowed: bool, call_prefix: &'static str) -> Self {
         Self {
             parser: Parser::new(),
             answer: AnswerText::new(stop_strings),
-            messages,
+            messages: Messages::Joined,
             speech: None,
+            call_prefix,
             tools_allowed,
             called: false,
             stopped: false,
@@ -61,6 +64,12 @@ impl ChatAssembler {
             had_reasoning: false,
             had_content: false,
         }
+    }
+
+    /// Says what becomes of several messages of one kind; they are joined otherwise.
+    pub fn with_messages(mut self, messages: Messages) -> Self {
+        self.messages = messages;
+        self
     }
 
     fn apply(&mut self, deltas: Vec<Delta>, update: &mut Update) {
@@ -87,7 +96,7 @@ impl ChatAssembler {
                     self.speech = None;
                     update.pieces.push(Piece::ToolCall {
                         index,
-                        id: random_id("call_"),
+                        id: random_id(self.call_prefix),
                         name,
                     });
                 }
@@ -161,6 +170,10 @@ impl Assembler for ChatAssembler {
         }
     }
 
+    fn stop_string(&self) -> Option<&str> {
+        self.answer.stop_string()
+    }
+
     fn reasoning_tokens(&self) -> usize {
         self.reasoning_tokens
     }
@@ -200,7 +213,7 @@ mod tests {
     }
 
     fn run(tokens: &[u32], stops: &[String]) -> Said {
-        let mut assembler = ChatAssembler::new(stops, true, Messages::Joined);
+        let mut assembler = ChatAssembler::new(stops, true, "call_");
         let mut update = Update::default();
         let mut said = Said::default();
         for &token in tokens {

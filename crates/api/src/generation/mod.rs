@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use gossamer_metrics::ApiMetrics;
 use gossamer_scheduler::{PromptLogprobs, TokenEvent, TokenLogprobs as RawLogprobs, TokenStream};
 
-pub(crate) use chat::{ChatAssembler, Messages};
+pub(crate) use chat::{ChatAssembler, Messages, SEPARATOR};
 pub(crate) use job::Job;
 pub(crate) use raw::RawAssembler;
 
@@ -93,6 +93,8 @@ pub(crate) trait Assembler {
     fn finish(&mut self, update: &mut Update);
     /// The reason to tell the client when the model ended the choice itself.
     fn own_end(&self) -> FinishReason;
+    /// The stop string that ended the choice, if one did.
+    fn stop_string(&self) -> Option<&str>;
     /// Tokens spent on reasoning.
     fn reasoning_tokens(&self) -> usize;
     /// Reports what had to be repaired.
@@ -114,6 +116,8 @@ pub(crate) enum Event {
         choice: usize,
         update: Update,
         reason: FinishReason,
+        /// The stop string that ended it, if one did.
+        stop_string: Option<String>,
         /// Mean log-probability of its tokens, where known.
         mean_logprob: f64,
     },
@@ -323,6 +327,7 @@ impl Generation {
             choice: number,
             update,
             reason,
+            stop_string: choice.assembler.stop_string().map(str::to_owned),
             mean_logprob: choice.logprob_sum / choice.num_logprobs.max(1) as f64,
         });
     }

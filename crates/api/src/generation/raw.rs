@@ -69,6 +69,10 @@ impl Assembler for RawAssembler {
         FinishReason::Stop
     }
 
+    fn stop_string(&self) -> Option<&str> {
+        self.answer.stop_string()
+    }
+
     fn reasoning_tokens(&self) -> usize {
         0
     }

@@ -10,6 +10,7 @@ use utoipa::IntoResponses;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder, Type};
 
 use super::header;
+use crate::dialect::{self, Dialect};
 use crate::error::ErrorCode;
 
 /// A body that is refused before or while its fields are read.
@@ -152,33 +153,71 @@ impl IntoResponses for NotReady {
     }
 }
 
+/// Of Anthropic's route that generates.
+pub(crate) struct MessagesErrors;
+
+impl IntoResponses for MessagesErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        by_status_in(Dialect::Anthropic, &[BODY, GENERATION, ANY])
+    }
+}
+
+/// Of Anthropic's route that reads a body and does not generate.
+pub(crate) struct MessagesBodyErrors;
+
+impl IntoResponses for MessagesBodyErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        by_status_in(Dialect::Anthropic, &[BODY, ANY])
+    }
+}
+
+fn by_status(sets: &[&[ErrorCode]]) -> BTreeMap<String, RefOr<Response>> {
+    by_status_in(Dialect::OpenAi, sets)
+}
+
 /// One response per status, with all codes that have it.
-pub(super) fn by_status(sets: &[&[ErrorCode]]) -> BTreeMap<String, RefOr<Response>> {
+pub(super) fn by_status_in(
+    dialect: Dialect,
+    sets: &[&[ErrorCode]],
+) -> BTreeMap<String, RefOr<Response>> {
     let mut groups: BTreeMap<String, Vec<ErrorCode>> = BTreeMap::new();
     for code in sets.iter().copied().flatten() {
-        let group = groups.entry(code.status().as_str().to_owned()).or_default();
+        let status = match dialect {
+            Dialect::OpenAi => code.status(),
+            Dialect::Anthropic => dialect::status(*code),
+        };
+        let group = groups.entry(status.as_str().to_owned()).or_default();
         if !group.contains(code) {
             group.push(*code);
         }
     }
     groups
         .into_iter()
-        .map(|(status, codes)| (status, RefOr::T(response(&codes))))
+        .map(|(status, codes)| (status, RefOr::T(response(dialect, &codes))))
         .collect()
 }
 
-fn response(codes: &[ErrorCode]) -> Response {
-    let lines: Vec<String> = codes
+fn response(dialect: Dialect, codes: &[ErrorCode]) -> Response {
+    let mut lines: Vec<String> = codes
         .iter()
-        .map(|code| format!("`{}`: {}", code.as_str(), code.description()))
+        .map(|code| match dialect {
+            Dialect::OpenAi => format!("`{}`: {}", code.as_str(), code.description()),
+            Dialect::Anthropic => {
+                format!("`{}`: {}", dialect::kind(*code), code.description())
+            }
+        })
         .collect();
+    lines.dedup();
     let description = match lines.as_slice() {
         [line] => line.clone(),
         lines => format!("One of:\n\n- {}", lines.join("\n- ")),
     };
     let content = ContentBuilder::new()
-        .schema(Some(Ref::from_schema_name("ErrorBody")))
-        .example(codes.first().map(|code| example(*code)))
+        .schema(Some(Ref::from_schema_name(match dialect {
+            Dialect::OpenAi => "ErrorBody",
+            Dialect::Anthropic => "MessagesErrorBody",
+        })))
+        .example(codes.first().map(|code| example(dialect, *code)))
         .build();
     let mut response = ResponseBuilder::new()
         .description(description)
@@ -206,7 +245,14 @@ fn retries(code: ErrorCode) -> bool {
     matches!(code.status().as_u16(), 429 | 503)
 }
 
-fn example(code: ErrorCode) -> serde_json::Value {
+fn example(dialect: Dialect, code: ErrorCode) -> serde_json::Value {
+    if dialect == Dialect::Anthropic {
+        return json!({
+            "type": "error",
+            "error": {"type": dialect::kind(code), "message": code.description()},
+            "request_id": "req_W1cV9kQm3xYb7nRtZ5sLhJdf",
+        });
+    }
     json!({"error": {
         "message": code.description(),
         "type": code.kind(),

@@ -128,6 +128,54 @@ fn requests(operation: &str) -> Vec<(&'static str, &'static str, Value)> {
                 json!({"model": MODEL, "input": "What is the capital of France?", "background": true}),
             ),
         ],
+        "createMessage" => vec![
+            (
+                "1-question",
+                "A question",
+                json!({"model": MODEL, "max_tokens": 256, "messages": [question]}),
+            ),
+            (
+                "2-stream",
+                "With thinking, streamed",
+                json!({
+                    "model": MODEL, "max_tokens": 2048, "messages": [question],
+                    "thinking": {"type": "enabled", "budget_tokens": 1024}, "stream": true,
+                }),
+            ),
+            (
+                "3-tools",
+                "A tool to call",
+                json!({
+                    "model": MODEL, "max_tokens": 256,
+                    "system": "Answer in one sentence.",
+                    "messages": [{"role": "user", "content": "What is the weather in Paris?"}],
+                    "tools": [weather_tool()],
+                }),
+            ),
+            (
+                "4-tool-result",
+                "The tool's result",
+                json!({
+                    "model": MODEL, "max_tokens": 256,
+                    "messages": [
+                        {"role": "user", "content": "What is the weather in Paris?"},
+                        {"role": "assistant", "content": [{
+                            "type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Paris"},
+                        }]},
+                        {"role": "user", "content": [{
+                            "type": "tool_result", "tool_use_id": "toolu_1",
+                            "content": "{\"sky\": \"clear\", \"celsius\": 21}",
+                        }]},
+                    ],
+                    "tools": [weather_tool()],
+                }),
+            ),
+        ],
+        "countMessageTokens" => vec![(
+            "1-question",
+            "A question",
+            json!({"model": MODEL, "messages": [question]}),
+        )],
         "renderChatCompletion" => vec![(
             "1-question",
             "A question",
@@ -181,6 +229,28 @@ fn requests(operation: &str) -> Vec<(&'static str, &'static str, Value)> {
 fn answers(operation: &str, kind: &str) -> Vec<(&'static str, &'static str, Value)> {
     let one = |value| vec![("1-answer", "An answer", value)];
     match (operation, kind) {
+        ("createMessage", "text/event-stream") => vec![
+            (
+                "1-delta",
+                "More text",
+                json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Paris"}}),
+            ),
+            (
+                "2-end",
+                "How it ended",
+                json!({
+                    "type": "message_delta",
+                    "delta": {"stop_reason": "end_turn", "stop_sequence": null},
+                    "usage": message_usage(),
+                }),
+            ),
+        ],
+        ("createMessage", _) => one(json!({
+            "id": "msg_W1cV9kQm3xYb7nRtZ5sLhJdf", "type": "message", "role": "assistant", "model": MODEL,
+            "content": [{"type": "text", "text": "The capital of France is Paris."}],
+            "stop_reason": "end_turn", "stop_sequence": null, "usage": message_usage(),
+        })),
+        ("countMessageTokens", _) => one(json!({"input_tokens": 72})),
         ("createChatCompletion", "application/json") => vec![
             ("1-answer", "An answer", chat_completion(message(), "stop")),
             (
@@ -334,6 +404,21 @@ fn response(status: &str, output: Vec<Value>) -> Value {
             "input_tokens": 72, "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
             "output_tokens": 24, "output_tokens_details": {"reasoning_tokens": 8}, "total_tokens": 96,
         },
+    })
+}
+
+fn weather_tool() -> Value {
+    json!({
+        "name": "get_weather",
+        "description": "Get the current weather for a city.",
+        "input_schema": weather()["function"]["parameters"],
+    })
+}
+
+fn message_usage() -> Value {
+    json!({
+        "input_tokens": 8, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 64, "output_tokens": 24,
+        "output_tokens_details": {"thinking_tokens": 8},
     })
 }
 

@@ -23,14 +23,16 @@ use security::Credentials;
         license(name = "MIT OR Apache-2.0"),
         description = "An OpenAI-compatible gateway for GPT-OSS.\n\n\
                        `null` in a request means the same as leaving the field out. A field that is not listed here is refused \
-                       with status 400. Every error has the body `{\"error\": {message, type, param, code}}`.\n\n\
+                       with status 400. Every error has the body `{\"error\": {message, type, param, code}}`, but on the routes of \
+                       Anthropic's API, which answer as it does.\n\n\
                        Streams are `text/event-stream`: events `data: {json}`, each followed by an empty line, and at last \
                        `data: [DONE]`. A stream that fails after its first byte ends with `data: {\"error\": ...}` and \
-                       without `[DONE]`. Those of `/v1/responses` have named events and end with one that says how. Lines that begin with a colon are comments; they keep the connection open while a \
+                       without `[DONE]`. (Anthropic's events, and those of `/v1/responses`, have names, and no `[DONE]`.) \
+                       Lines that begin with a colon are comments; they keep the connection open while a \
                        request waits.",
     ),
     // Error answers are made from a table, not from annotations, so their schema is named here.
-    components(schemas(crate::wire::error::ErrorBody)),
+    components(schemas(crate::wire::error::ErrorBody, crate::wire::messages::MessagesErrorBody)),
     servers((url = "/", description = "This server.")),
     paths(
         routes::chat_completions::create,
@@ -40,6 +42,8 @@ use security::Credentials;
         routes::responses::stored::delete,
         routes::responses::stored::input_items,
         routes::responses::stored::cancel,
+        routes::messages::create,
+        routes::messages::count_tokens,
         routes::models::list,
         routes::models::retrieve,
         routes::tokens::tokenize,
@@ -57,6 +61,7 @@ use security::Credentials;
     tags(
         (name = "OpenAI", description = "As in OpenAI's API."),
         (name = "responses", description = "OpenAI's Responses API: answers as items, kept by the server if the client wants."),
+        (name = "Anthropic", description = "As in Anthropic's API; errors too."),
         (name = "tokens", description = "What the model reads, without running it. `/tokenize` and `/detokenize` are as in vLLM."),
         (name = "simple", description = "Chat completions in a few fields, for programs that do not speak OpenAI's API."),
         (name = "operations", description = "For those who run the server."),

@@ -2,12 +2,16 @@
 
 use utoipa::Modify;
 use utoipa::openapi::OpenApi;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
 
 use super::{errors, operations};
+use crate::dialect::Dialect;
 
-/// Name of the scheme in the document.
+/// Names of the schemes in the document.
 const BEARER: &str = "bearer";
+const API_KEY: &str = "api_key";
 
 /// Operations that need no credential even where authentication is on.
 const OPEN: &[&str] = &["health"];
@@ -26,13 +30,31 @@ impl Modify for Credentials {
             .build();
         let components = document.components.get_or_insert_default();
         components.add_security_scheme(BEARER, SecurityScheme::Http(scheme));
-        document.security = Some(vec![SecurityRequirement::new(BEARER, [""; 0])]);
+        let header = ApiKey::Header(ApiKeyValue::with_description(
+            "x-api-key",
+            "The same credential, where Anthropic's clients put it.",
+        ));
+        components.add_security_scheme(API_KEY, SecurityScheme::ApiKey(header));
+        document.security = Some(vec![
+            SecurityRequirement::new(BEARER, [""; 0]),
+            SecurityRequirement::new(API_KEY, [""; 0]),
+        ]);
+        let anthropic = |path: &str| Dialect::of(path) == Dialect::Anthropic;
+        let theirs: Vec<String> = (document.paths.paths.iter())
+            .filter(|(path, _)| anthropic(path))
+            .flat_map(|(_, item)| item.post.iter())
+            .filter_map(|operation| operation.operation_id.clone())
+            .collect();
         for operation in operations(document) {
             let id = operation.operation_id.as_deref().unwrap_or_default();
             if OPEN.contains(&id) {
                 operation.security = Some(Vec::new());
             } else {
-                let refusals = errors::by_status(&[errors::CREDENTIAL]);
+                let dialect = match theirs.iter().any(|theirs| theirs == id) {
+                    true => Dialect::Anthropic,
+                    false => Dialect::OpenAi,
+                };
+                let refusals = errors::by_status_in(dialect, &[errors::CREDENTIAL]);
                 operation.responses.responses.extend(refusals);
             }
         }

@@ -108,6 +108,7 @@ impl Collect for WholeCompletion {
                 update,
                 reason,
                 mean_logprob,
+                ..
             } => {
                 self.choices[choice].finish_reason = Some(reason);
                 self.choices[choice].mean_logprob = mean_logprob;

@@ -1,7 +1,8 @@
-//! Events of a generation to OpenAI's answers: whole, or chunk by chunk.
+//! Events of a generation to OpenAI's and Anthropic's answers: whole, or chunk by chunk.
 
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod messages;
 pub(crate) mod prompts;
 pub(crate) mod responses;
 

@@ -42,7 +42,11 @@ struct Open {
 enum Kind {
     Reasoning,
     Message(Phase),
-    Call { call_id: String, name: String },
+    Call {
+        index: usize,
+        call_id: String,
+        name: String,
+    },
 }
 
 /// How a response ends.
@@ -88,8 +92,20 @@ impl ResponseWriter {
         for piece in update.pieces {
             match piece {
                 Piece::Begin(speech) => self.begin(Kind::of(speech)),
-                Piece::ToolCall { id, name, .. } => self.begin(Kind::Call { call_id: id, name }),
-                Piece::Reasoning(text) | Piece::Arguments { text, .. } => {
+                Piece::ToolCall { index, id, name } => self.begin(Kind::Call {
+                    index,
+                    call_id: id,
+                    name,
+                }),
+                Piece::Reasoning(text) => self.grow(text, Vec::new()),
+                Piece::Arguments { index, text } => {
+                    // More of a call that something else has interrupted: its item has ended, and no other fits better.
+                    if !self.is_open(|kind| {
+                        matches!(kind, Kind::Call { index: i, .. } if *i == index)
+                            || matches!(kind, Kind::Message(_))
+                    }) {
+                        self.begin(Kind::Message(Phase::FinalAnswer));
+                    }
                     self.grow(text, Vec::new());
                 }
                 // All log-probabilities of an update are of the text that comes with it, in one piece.
@@ -165,6 +181,10 @@ impl ResponseWriter {
     /// The events since the last call.
     pub fn take_events(&mut self) -> Vec<ResponseStreamEvent> {
         std::mem::take(&mut self.events)
+    }
+
+    fn is_open(&self, is: impl Fn(&Kind) -> bool) -> bool {
+        self.open.as_ref().is_some_and(|open| is(&open.kind))
     }
 
     fn begin(&mut self, kind: Kind) {
@@ -318,7 +338,7 @@ impl Open {
                 phase: *phase,
                 content: vec![self.output_part()],
             },
-            Kind::Call { call_id, name } => OutputItem::FunctionCall {
+            Kind::Call { call_id, name, .. } => OutputItem::FunctionCall {
                 id,
                 status,
                 call_id: call_id.clone(),

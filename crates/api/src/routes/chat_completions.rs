@@ -50,19 +50,22 @@ pub(crate) async fn create(
         Prepared::new(chat::validate(body, &state.config)?, "messages", state)
     })
     .await?;
-    if prepared.job.generate.stream.is_some() {
+    if prepared.is_streamed() {
         return prepared.streamed(ID_PREFIX, &state, context);
     }
     let answer = prepared.whole(ID_PREFIX, &state, context).await?;
     Ok(HttpResponse::Ok().json(answer))
 }
 
-/// A valid chat request, rendered and known to fit: all that is left is to run it.
+/// A valid chat request, rendered and known to fit: all that is left is to run it. The one way to the scheduler of every
+/// endpoint that takes a conversation, in whatever shape.
 pub(super) struct Prepared {
     job: Job,
     tools_allowed: bool,
     include_reasoning: bool,
     names_tier: bool,
+    call_prefix: &'static str,
+    messages: Messages,
 }
 
 impl Prepared {
@@ -81,6 +84,8 @@ impl Prepared {
             tools_allowed,
             include_reasoning: request.include_reasoning,
             names_tier: request.names_tier,
+            call_prefix: "call_",
+            messages: Messages::Joined,
         })
     }
 
@@ -97,7 +102,7 @@ impl Prepared {
             ..Wanted::default()
         };
         let prompt = Prompts::new(&self.job.prompts, wanted);
-        let generation = self.submit(Messages::Joined, state, context)?;
+        let generation = self.run(state, context)?;
         let mut answer = WholeChat::new(generation.num_choices(), shown, prompt);
         let usage = collect(generation, &mut answer).await?;
         Ok(answer.finish(head, usage))
@@ -111,7 +116,7 @@ impl Prepared {
         context: Rc<RequestContext>,
     ) -> Result<HttpResponse, ApiError> {
         let (shown, head) = (self.shown(state), self.head(id_prefix, state));
-        let generation = self.submit(Messages::Joined, state, context)?;
+        let generation = self.run(state, context)?;
         let chunks = ChatChunks::new(head, generation.num_choices(), shown);
         let metrics = state.metrics.api.clone();
         let heartbeat = state.config.heartbeat;
@@ -134,17 +139,40 @@ impl Prepared {
         head
     }
 
+    /// Lets the ids of calls begin with this.
+    pub fn with_call_prefix(mut self, prefix: &'static str) -> Self {
+        self.call_prefix = prefix;
+        self
+    }
+
+    /// Says what becomes of several messages of one kind; they are joined otherwise.
+    pub fn with_messages(mut self, messages: Messages) -> Self {
+        self.messages = messages;
+        self
+    }
+
+    /// Whether the client wants events as they come.
+    pub fn is_streamed(&self) -> bool {
+        self.job.generate.stream.is_some()
+    }
+
+    /// Tokens of the prompt.
+    pub fn prompt_len(&self) -> usize {
+        self.job.prompts.iter().map(Vec::len).sum()
+    }
+
     /// Hands it to the scheduler.
-    pub fn submit(
+    pub fn run(
         self,
-        messages: Messages,
         state: &AppState,
         context: Rc<RequestContext>,
     ) -> Result<Generation, ApiError> {
-        let tools_allowed = self.tools_allowed;
+        let (tools_allowed, call_prefix) = (self.tools_allowed, self.call_prefix);
+        let messages = self.messages;
         Generation::submit(self.job, state, context, |generate| {
             let stops = &generate.stop_strings;
-            Box::new(ChatAssembler::new(stops, tools_allowed, messages))
+            let assembler = ChatAssembler::new(stops, tools_allowed, call_prefix);
+            Box::new(assembler.with_messages(messages))
         })
     }
 }

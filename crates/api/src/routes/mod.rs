@@ -1,12 +1,13 @@
 //! The routes: thin. Read, validate, submit, answer.
 //!
 //! Every path answers every method: 405 with `Allow` where there is nothing to do, and paths that do not exist answer
-//! 404, both with OpenAI's error object. A `GET` route answers `HEAD` too, and every route says to `OPTIONS` what it allows.
+//! 404, both with an error object. A `GET` route answers `HEAD` too, and every route says to `OPTIONS` what it allows.
 
 mod body;
 pub mod chat_completions;
 pub mod completions;
 pub mod docs;
+pub mod messages;
 pub mod models;
 pub mod operations;
 pub mod responses;
@@ -34,6 +35,8 @@ pub(crate) const ROUTES: &[(&str, Access)] = &[
     ("/v1/responses/{response}", Access::Unmetered(Scope::Inference)),
     ("/v1/responses/{response}/input_items", Access::Unmetered(Scope::Inference)),
     ("/v1/responses/{response}/cancel", Access::Unmetered(Scope::Inference)),
+    ("/v1/messages", Access::Scope(Scope::Inference)),
+    ("/v1/messages/count_tokens", Access::Scope(Scope::Inference)),
     ("/v1/models", Access::Scope(Scope::Models)),
     ("/v1/models/{model}", Access::Scope(Scope::Models)),
     ("/tokenize", Access::Scope(Scope::Inference)),
@@ -66,6 +69,8 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
             "/v1/responses/{response}/cancel",
             responses::stored::cancel,
         ))
+        .service(post("/v1/messages", messages::create))
+        .service(post("/v1/messages/count_tokens", messages::count_tokens))
         .service(get("/v1/models", models::list))
         // A model's id may contain slashes.
         .service(get("/v1/models/{model:.+}", models::retrieve))

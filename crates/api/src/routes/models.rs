@@ -8,7 +8,7 @@ use crate::openapi::errors::{ServerErrors, UnknownModel};
 use crate::state::AppState;
 use crate::wire::models::{Model, ModelList};
 
-/// The models that can be named in `model`: the loaded one, then its other names.
+/// The models that can be named in `model`: the loaded one, then its other names, but for those that stand for many.
 #[utoipa::path(
     get,
     path = "/v1/models",
@@ -19,7 +19,12 @@ use crate::wire::models::{Model, ModelList};
 pub(crate) async fn list(state: Data<AppState>) -> HttpResponse {
     let config = &state.config;
     let data = std::iter::once(&config.model)
-        .chain(&config.model_aliases)
+        .chain(
+            config
+                .model_aliases
+                .iter()
+                .filter(|alias| !alias.ends_with('*')),
+        )
         .map(|id| model(id, &state))
         .collect();
     HttpResponse::Ok().json(ModelList {

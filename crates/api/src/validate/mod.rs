@@ -24,6 +24,7 @@
 //!
 //! The values that pass in the third class are those which say what happens anyway, and SDKs send them unasked.
 
+pub(crate) mod anthropic;
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod fields;
@@ -95,19 +96,18 @@ impl Generate {
         if room == 0 {
             return Err(ApiError::context_length(
                 prompt_param,
+                prompt_len,
+                None,
                 limit,
-                format!("the prompt alone has {prompt_len}. Shorten it."),
             ));
         }
         let max_tokens = match self.max_tokens {
             Some(asked) if asked > room => {
                 return Err(ApiError::context_length(
                     prompt_param,
+                    prompt_len,
+                    Some(asked),
                     limit,
-                    format!(
-                        "the prompt has {prompt_len} and {asked} more are requested. \
-                         Shorten the prompt or ask for at most {room}."
-                    ),
                 ));
             }
             Some(asked) => asked,

@@ -80,16 +80,12 @@ pub(super) fn alternatives(fields: &mut Fields, name: &str) -> Result<Option<u8>
 }
 
 fn sampling(fields: &mut Fields, logprobs: Option<u8>) -> Result<SamplingParams, ApiError> {
-    let temperature = fields.number("temperature", 0.0..=2.0)?.unwrap_or(1.0) as f32;
+    let temperature = fields.number("temperature", 0.0..=2.0)?.unwrap_or(1.0);
     let mut real = |name, range, default| -> Result<f32, ApiError> {
         Ok(fields.number(name, range)?.unwrap_or(default) as f32)
     };
     Ok(SamplingParams {
-        temperature: if temperature < SMALLEST_TEMPERATURE {
-            0.0
-        } else {
-            temperature
-        },
+        temperature: self::temperature(temperature),
         top_p: real("top_p", 0.0..=1.0, 1.0)?,
         min_p: real("min_p", 0.0..=1.0, 0.0)?,
         repetition_penalty: real("repetition_penalty", 0.01..=10.0, 1.0)?,
@@ -105,6 +101,14 @@ fn sampling(fields: &mut Fields, logprobs: Option<u8>) -> Result<SamplingParams,
             .map_or_else(|| fastrand::u64(..), |seed| seed as u64),
         logprobs,
     })
+}
+
+/// The temperature to sample with.
+pub(super) fn temperature(asked: f64) -> f32 {
+    match asked as f32 {
+        ..SMALLEST_TEMPERATURE => 0.0,
+        temperature => temperature,
+    }
 }
 
 fn logit_bias(fields: &mut Fields) -> Result<Vec<(u32, f32)>, ApiError> {

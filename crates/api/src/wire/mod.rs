@@ -6,6 +6,8 @@
 pub mod chat;
 pub mod completions;
 pub mod error;
+pub mod messages;
+pub mod messages_request;
 pub mod models;
 pub mod responses;
 pub mod simple;

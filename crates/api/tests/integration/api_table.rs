@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use gossamer_testkit::{Script, TestServer};
 use serde_json::{Value, json};
 
+use crate::anthropic::{MESSAGES, ask};
 use crate::common::{CHAT, COMPLETIONS, HELLO, chat, completion, server, weather_tool, with};
 use crate::responses::RESPONSES;
 
@@ -137,20 +138,29 @@ fn parameter(server: &TestServer, document: &Value, section: &str, name: &str) -
         return if unused { "yes, not used" } else { "yes" }.to_owned();
     }
     let error = response.error(400);
-    let code = error.code.unwrap_or_default();
+    // Anthropic's errors have neither code nor param; the message says both.
+    let refused = match error.code.as_deref() {
+        Some(code) => {
+            assert!(
+                error.param.unwrap_or_default().starts_with(name),
+                "{path} {name}"
+            );
+            [
+                "unsupported_parameter",
+                "unsupported_value",
+                "unknown_parameter",
+            ]
+            .contains(&code)
+        }
+        None => {
+            let words = ["is not supported by this server yet", "Unrecognized"];
+            error.message.contains(name) && words.iter().any(|word| error.message.contains(word))
+        }
+    };
     assert!(
-        [
-            "unsupported_parameter",
-            "unsupported_value",
-            "unknown_parameter"
-        ]
-        .contains(&code.as_str()),
+        refused,
         "{path} {name}: the probe {wanted} is wrong: {}",
         error.message
-    );
-    assert!(
-        error.param.unwrap_or_default().starts_with(name),
-        "{path} {name}"
     );
     match neutral {
         None => "400".to_owned(),
@@ -242,6 +252,10 @@ fn probe(document: &Value, path: &str, name: &str) -> (Value, Value, Option<Valu
             json!({"model": "test-model", "input": "Hi", "stream": true})
         }
         (RESPONSES, _) => json!({"model": "test-model", "input": "Hi"}),
+        (MESSAGES, name) if name.starts_with("tool_choice") => {
+            with(&ask("Hi"), json!({"tools": anthropic_tools()}))
+        }
+        (MESSAGES, _) => ask("Hi"),
         (_, "messages") => json!({}),
         (
             "/tokenize",
@@ -260,6 +274,20 @@ fn probe(document: &Value, path: &str, name: &str) -> (Value, Value, Option<Valu
         (RESPONSES, "truncation") => json!("auto"),
         (RESPONSES, "previous_response_id") => json!("the last one"),
         (RESPONSES, "stream_options") => json!({"include_obfuscation": false}),
+        (MESSAGES, "tools") => anthropic_tools(),
+        (MESSAGES, "tool_choice") => json!({"type": "auto"}),
+        (MESSAGES, "metadata") => json!({"user_id": "word"}),
+        (MESSAGES, "thinking") => json!({"type": "adaptive"}),
+        (MESSAGES, "output_config") => json!({"effort": "low"}),
+        (MESSAGES, "output_config.format") => json!({"type": "json_schema", "schema": {}}),
+        (MESSAGES, "service_tier") => json!("standard_only"),
+        (MESSAGES, "cache_control") => json!({"type": "ephemeral"}),
+        (MESSAGES, "context_management") => {
+            json!({"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]})
+        }
+        (MESSAGES, "stop_sequences") => json!(["END"]),
+        (MESSAGES, "system" | "user_profile_id") => json!("word"),
+        (MESSAGES, "speed") => json!("fast"),
         (CHAT, "echo") => json!(true),
         _ => wanted(name),
     };
@@ -270,6 +298,7 @@ fn probe(document: &Value, path: &str, name: &str) -> (Value, Value, Option<Valu
         "modalities" => Some(json!(["text"])),
         "verbosity" => Some(json!("medium")),
         "service_tier" => Some(json!("auto")),
+        "speed" => Some(json!("standard")),
         "add_generation_prompt" => Some(json!(true)),
         "prompt_cache_retention" => Some(json!("in_memory")),
         "response_format" if path == CHAT => Some(json!({"type": "text"})),
@@ -284,6 +313,10 @@ fn probe(document: &Value, path: &str, name: &str) -> (Value, Value, Option<Valu
 /// A function as `/v1/responses` declares it.
 fn flat_tool() -> Value {
     json!([{"type": "function", "name": "get_weather"}])
+}
+
+fn anthropic_tools() -> Value {
+    json!([{"name": "f", "input_schema": {"type": "object"}}])
 }
 
 /// A value that asks for what a parameter is for. For names that no API here has, any value asks for it.

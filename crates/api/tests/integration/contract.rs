@@ -5,6 +5,7 @@
 use gossamer_testkit::{Script, TestServer};
 use serde_json::{Value, json};
 
+use crate::anthropic::{MESSAGES, ask};
 use crate::common::{CHAT, COMPLETIONS, chat, completion, server, with};
 
 /// Names that stand for pieces of JSON in the tables.
@@ -28,8 +29,13 @@ fn lines(table: &str) -> impl Iterator<Item = &str> {
 }
 
 fn parse(text: &str) -> Value {
+    parse_with(text, NAMES)
+}
+
+/// Of a name that stands twice, the first one counts.
+fn parse_with(text: &str, names: &[(&str, &str)]) -> Value {
     let mut text = text.to_owned();
-    for (name, json) in NAMES {
+    for (name, json) in names.iter().chain(NAMES) {
         for (before, after) in [('[', ','), ('[', ']'), (' ', ','), (' ', ']')] {
             text = text.replace(
                 &format!("{before}{name}{after}"),
@@ -106,6 +112,48 @@ fn completion_fields() {
     check_refusals(table, 45, COMPLETIONS, |fields| {
         with(&completion("Hi"), fields)
     });
+}
+
+/// Anthropic's errors have a type and a message; the message names the field.
+#[test]
+fn anthropic_fields() {
+    const NAMES: &[(&str, &str)] = &[
+        (
+            "CALL",
+            r#"{"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": {}}]}"#,
+        ),
+        (
+            "RESULT",
+            r#"{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a", "content": "sun"}]}"#,
+        ),
+        ("F", r#"{"name": "f", "input_schema": {"type": "object"}}"#),
+    ];
+    let server = server(Script::echo());
+    let table = include_str!("../contract/anthropic.txt");
+    let mut wrong = Vec::new();
+    let mut checks = 0;
+    for line in lines(table) {
+        let (fields, expected) = line.split_once(" => ").expect("FIELDS => ANSWER");
+        let (head, message) = expected.split_once(" | ").expect("HEAD | MESSAGE");
+        let (status, kind) = head.split_once(' ').expect("STATUS TYPE");
+        let fields = parse_with(fields, NAMES);
+        for stream in [json!(false), json!(true)] {
+            let mut body = with(&ask("Hi"), json!({"stream": stream}));
+            body = with(&body, fields.clone());
+            let response = server.client().post(MESSAGES, &body);
+            let error = (response.status >= 400).then(|| response.error(response.status));
+            let is_expected = error
+                .as_ref()
+                .is_some_and(|error| error.kind == kind && error.message.contains(message));
+            if response.status.to_string() != status || !is_expected {
+                wrong.push(format!("{line}\n  {} {error:?}", response.status));
+            }
+        }
+        checks += 1;
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(checks >= 95, "{checks} checks");
+    assert_eq!(server.control.steps(), 0, "a refused request was worked on");
 }
 
 #[test]

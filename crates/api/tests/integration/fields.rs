@@ -3,6 +3,7 @@
 use gossamer_testkit::{Script, TestServer};
 use serde_json::{Value, json};
 
+use crate::anthropic::{MESSAGES, ask};
 use crate::common::{CHAT, COMPLETIONS, chat, completion, server, with};
 
 #[test]
@@ -22,6 +23,12 @@ fn every_documented_field_is_read() {
         ("SimpleRequest", "/generate", json!({"prompt": "Hi"})),
         ("SimpleRequest", "/chat", json!({"prompt": "Hi"})),
         ("SimpleRequest", "/stream", json!({"prompt": "Hi"})),
+        ("MessagesRequest", MESSAGES, ask("Hi")),
+        (
+            "CountMessageTokensRequest",
+            "/v1/messages/count_tokens",
+            json!({"model": "test-model", "messages": ask("Hi")["messages"]}),
+        ),
     ] {
         let properties = document.pointer(&format!("/components/schemas/{schema}/properties"));
         let properties = properties
@@ -31,7 +38,7 @@ fn every_documented_field_is_read() {
         for name in properties.keys() {
             // One of them is enough: with both, the other one is named.
             let body = match name.as_str() {
-                "messages" if path != CHAT => json!({}),
+                "messages" if path != CHAT && !path.starts_with(MESSAGES) => json!({}),
                 _ => body.clone(),
             };
             check_field(&server, path, &body, name);
@@ -56,8 +63,21 @@ fn check_field(server: &TestServer, path: &str, body: &Value, name: &str) {
         let body = with(body, json!({name: value, "zzz": 1}));
         let response = server.client().post(path, &body);
         let error = response.error(response.status);
-        let param = error.param.unwrap_or_default();
-        let unknown = error.code.as_deref() == Some("unknown_parameter") && param == name;
+        // Anthropic's errors name the field in the message only.
+        let (known, param) = match error.param {
+            Some(param) => (error.code.as_deref() != Some("unknown_parameter"), param),
+            None => {
+                let field = error
+                    .message
+                    .split(['\'', ' '])
+                    .find(|word| word.starts_with(name));
+                (
+                    !error.message.contains("Unrecognized"),
+                    field.unwrap_or_default().to_owned(),
+                )
+            }
+        };
+        let unknown = !known && param == name;
         assert!(!unknown, "{name} is documented but not read");
         named |= param.starts_with(name);
     }

@@ -3,6 +3,7 @@
 //! One binary, because linking is what takes time. Ordering comes from holding and releasing the executor, not from sleeps.
 //! The client of the testkit checks on every answer what every answer must have; tests check the rest.
 
+mod anthropic;
 mod api_table;
 mod auth;
 mod cancellation;

@@ -128,7 +128,11 @@ fn every_operation_says_what_it_is_and_what_can_go_wrong() {
         let mut count = 0;
         for (status, response) in errors {
             let schema = &response["content"]["application/json"]["schema"]["$ref"];
-            assert_eq!(schema, "#/components/schemas/ErrorBody", "{what} {status}");
+            let body = match path.starts_with("/v1/messages") {
+                true => "#/components/schemas/MessagesErrorBody",
+                false => "#/components/schemas/ErrorBody",
+            };
+            assert_eq!(schema, body, "{what} {status}");
             count += 1;
         }
         assert!(count >= 2, "{what}");
@@ -144,11 +148,13 @@ fn every_operation_says_what_it_is_and_what_can_go_wrong() {
             assert_eq!(responses.contains_key(status), !open, "{what} {status}");
         }
     }
-    assert_eq!(document["security"], json!([{"bearer": []}]));
     assert_eq!(
-        document["components"]["securitySchemes"]["bearer"]["scheme"],
-        "bearer"
+        document["security"],
+        json!([{"bearer": []}, {"api_key": []}])
     );
+    let schemes = &document["components"]["securitySchemes"];
+    assert_eq!(schemes["bearer"]["scheme"], "bearer");
+    assert_eq!(schemes["api_key"]["name"], "x-api-key");
 }
 
 #[test]

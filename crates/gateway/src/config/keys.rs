@@ -92,7 +92,7 @@ pub const KEYS: &[Key] = &[
     Key { section: "model", name: "name", flag: "model-name", kind: Kind::Text { word: AUTO }, default: "auto",
         help: "Name that clients use. auto: gossamer-tiny for tiny, else the folder's name." },
     Key { section: "model", name: "aliases", flag: "model-aliases", kind: Kind::List, default: "",
-        help: "More names for the same model, so that clients with a fixed name work unchanged." },
+        help: "More names for the same model, so that clients with a fixed name work unchanged; claude-* stands for every name that begins with claude-." },
 
     Key { section: "engine", name: "threads", flag: "threads", kind: int_or(1, 1024, AUTO), default: "auto",
         help: "Threads that compute. auto: the cores that this process may use." },

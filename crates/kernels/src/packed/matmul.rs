@@ -19,7 +19,7 @@ use crate::{ColumnsMut, swiglu};
 /// Tokens whose activations are kept close: 2880 columns of 64 tokens are 276 KB.
 const TOKENS: usize = 64;
 /// Bytes ahead of which weights are prefetched.
-const AHEAD: usize = 2048;
+const AHEAD: usize = 4096;
 
 /// Checked arguments.
 struct Job<'a> {

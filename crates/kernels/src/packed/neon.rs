@@ -57,6 +57,8 @@ unsafe fn sdot(mut sum: int32x4_t, weights: int8x16_t, x: int8x16_t) -> int32x4_
     // SAFETY: the caller vouches for the dot product instructions; registers only.
     unsafe {
         asm!(
+            // The assembler sees this function, not the one that it is inlined into.
+            ".arch_extension dotprod",
             "sdot {sum:v}.4s, {weights:v}.16b, {x:v}.16b",
             sum = inlateout(vreg) sum,
             weights = in(vreg) weights,

@@ -34,11 +34,18 @@ pub(crate) struct Layout {
 
 impl Layout {
     fn new(isa: Isa, format: PackedFormat, cols: usize) -> Layout {
+        Layout::with_rows(lanes(isa).0, format, cols)
+    }
+
+    fn of<L: Lanes>(format: PackedFormat, cols: usize) -> Layout {
+        Layout::with_rows(L::ROWS, format, cols)
+    }
+
+    fn with_rows(rows: usize, format: PackedFormat, cols: usize) -> Layout {
         assert!(
             cols > 0 && cols.is_multiple_of(QUANT_BLOCK),
             "{cols} columns are no whole blocks of {QUANT_BLOCK}"
         );
-        let (rows, _) = lanes(isa);
         let (row_bytes, scale_bytes) = match format {
             PackedFormat::Mxfp4 => (Mxfp4::ROW_BYTES, Mxfp4::SCALE_BYTES),
             PackedFormat::Int8 => (Int8::ROW_BYTES, Int8::SCALE_BYTES),
@@ -214,7 +221,7 @@ pub fn pack_mxfp4(isa: Isa, weights: Mxfp4Matrix<'_>, rows: Range<usize>, out: &
                 let values = &mut values[block * layout.block_bytes..][..layout.block_bytes];
                 for part in 0..4 {
                     // Columns 8 * part to 8 * part + 8, two in a byte.
-                    let [a, b, c, d] = [0, 1, 2, 3].map(|i| codes[4 * part + i]);
+                    let [a, b, c, d] = codes.as_chunks().0[part];
                     let packed = [
                         a & 15 | c << 4,
                         a >> 4 | c & 240,
@@ -233,25 +240,36 @@ pub fn pack_mxfp4(isa: Isa, weights: Mxfp4Matrix<'_>, rows: Range<usize>, out: &
 /// # Panics
 /// As [`pack_mxfp4`], or if the columns are no whole blocks of 32.
 pub fn pack_int8(isa: Isa, weights: Bf16Matrix<'_>, rows: Range<usize>, out: &mut [u8]) {
-    let layout = Layout::new(isa, PackedFormat::Int8, weights.cols());
-    let (_, offset) = lanes(isa);
+    // SAFETY: no pointers.
+    unsafe { pack_int8_on(isa, weights, rows, out) }
+}
+
+dispatch_lanes! { fn pack_int8_on = pack_int8_generic(weights: Bf16Matrix<'_>, rows: Range<usize>, out: &mut [u8]) }
+
+#[inline(always)]
+unsafe fn pack_int8_generic<L: Lanes>(weights: Bf16Matrix<'_>, rows: Range<usize>, out: &mut [u8]) {
+    let layout = Layout::of::<L>(PackedFormat::Int8, weights.cols());
     for (first, out) in groups(layout, weights.rows(), &rows, out) {
         let (values, scales) = out.split_at_mut(layout.scales());
-        if offset != 0 {
-            values.fill(offset);
+        if L::INT8_OFFSET != 0 {
+            values.fill(L::INT8_OFFSET);
         }
         for row in 0..layout.rows.min(rows.end - first) {
-            let source = weights.row(first + row);
-            for block in 0..layout.blocks {
-                let x: [f32; QUANT_BLOCK] =
-                    std::array::from_fn(|i| source.get(block * QUANT_BLOCK + i));
+            let source = weights.row(first + row).bytes().as_chunks().0;
+            for (block, source) in source.as_chunks::<QUANT_BLOCK>().0.iter().enumerate() {
+                let mut x = [0.0; QUANT_BLOCK];
+                for (x, pair) in x.iter_mut().zip(source) {
+                    *x = f32::from_bits(u32::from(u16::from_le_bytes(*pair)) << 16);
+                }
                 let (rounded, scale) = round(&x);
                 let scales = &mut scales[block * layout.scale_bytes + 2 * row..][..2];
                 scales.copy_from_slice(&scale.to_le_bytes());
                 let values = &mut values[block * layout.block_bytes..][..layout.block_bytes];
                 for (part, four) in rounded.as_chunks::<4>().0.iter().enumerate() {
-                    let packed = four.map(|value| (value as u8).wrapping_add(offset));
-                    values[(part * layout.rows + row) * 4..][..4].copy_from_slice(&packed);
+                    let to = &mut values[(part * layout.rows + row) * 4..][..4];
+                    for (to, value) in to.iter_mut().zip(four) {
+                        *to = (*value as u8).wrapping_add(L::INT8_OFFSET);
+                    }
                 }
             }
         }
@@ -259,9 +277,16 @@ pub fn pack_int8(isa: Isa, weights: Bf16Matrix<'_>, rows: Range<usize>, out: &mu
 }
 
 /// Eight bits each, and the bf16 that they are multiples of: the smallest by which the largest is not above 127.
+///
+/// As in `quantize.rs`, nothing here keeps the compiler from making whole vectors of it: no comparison of floats, no
+/// saturating conversion, no `map` of an array (a call, compiled for the base instruction set).
+#[inline(always)]
 fn round(x: &[f32; QUANT_BLOCK]) -> ([i8; QUANT_BLOCK], u16) {
-    let largest = x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
-    if !largest.is_finite() || x.iter().any(|x| x.is_nan()) {
+    let largest = x
+        .iter()
+        .fold(0, |max, x| max.max(x.to_bits() & 0x7fff_ffff));
+    let largest = f32::from_bits(largest);
+    if !largest.is_finite() {
         return ([0; QUANT_BLOCK], to_bf16(f32::NAN));
     }
     let exact = largest / 127.0;
@@ -275,6 +300,11 @@ fn round(x: &[f32; QUANT_BLOCK]) -> ([i8; QUANT_BLOCK], u16) {
     if widen(scale) < f32::MIN_POSITIVE {
         return ([0; QUANT_BLOCK], 0);
     }
-    let rounded = x.map(|x| (x / widen(scale)).round_ties_even() as i8);
+    let scale_f32 = widen(scale);
+    let mut rounded = [0; QUANT_BLOCK];
+    for (rounded, x) in rounded.iter_mut().zip(x) {
+        // SAFETY: finite, and at most 127 in magnitude.
+        *rounded = unsafe { (x / scale_f32).round_ties_even().to_int_unchecked::<i32>() as i8 };
+    }
     (rounded, scale)
 }

@@ -264,3 +264,73 @@ fn the_extremes_are_exact() {
         }
     }
 }
+
+/// The nearest f16, for numbers in its normal range.
+fn to_f16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let half = 0xfff + (bits >> 13 & 1);
+    f32::from_bits((bits + half) & !0x1fff)
+}
+
+/// 32 numbers as llama.cpp's Q8_0 keeps them: multiples of their largest magnitude over 127, and that as f16
+/// (ggml `quantize_row_q8_0_ref`).
+fn q8_0(x: &[f32]) -> Vec<f64> {
+    let scale = x.iter().fold(0.0f32, |max, x| max.max(x.abs())) / 127.0;
+    let kept = f64::from(to_f16(scale));
+    x.iter()
+        .map(|x| f64::from((x / scale).round()) * kept)
+        .collect()
+}
+
+/// Quality: the error of a whole product of random matrices beside the one that llama.cpp's Q8_0 path makes of the same.
+#[test]
+fn the_error_is_no_larger_than_that_of_q8_0() {
+    let (num_tokens, rows, cols) = (24, 96, 2880);
+    let mut random = Random::new(6);
+    // Sums of uniform numbers are nearly normal; a few columns are loud, as activations are in trained models.
+    let mut normal = |scale: f32| {
+        let sum: f32 = (0..6).map(|_| random.number()).sum();
+        scale * sum
+    };
+    let x: Vec<f32> = (0..num_tokens * cols)
+        .map(|i| normal(if i % cols % 97 == 3 { 4.0 } else { 0.25 }))
+        .collect();
+    let data: Vec<u8> = (0..rows * cols)
+        .flat_map(|_| normal(0.01).to_bits().to_le_bytes()[2..].to_vec())
+        .collect();
+    let weights = Bf16Matrix::new(Bf16Slice::new(&data), rows, cols);
+    let expect = naive::bf16_matmul(&x, weights, None);
+    let error = |got: &[f64]| {
+        let squares: f64 = got.iter().zip(&expect).map(|(a, b)| (a - b).powi(2)).sum();
+        let all: f64 = expect.iter().map(|x| x.powi(2)).sum();
+        (squares / all).sqrt()
+    };
+
+    let w: Vec<f64> = (0..rows)
+        .flat_map(|row| (0..cols).map(move |col| weights.row(row).get(col)))
+        .collect::<Vec<f32>>()
+        .chunks_exact(32)
+        .flat_map(q8_0)
+        .collect();
+    let theirs: Vec<f64> = x
+        .chunks_exact(cols)
+        .flat_map(|x| {
+            let x: Vec<f64> = x.chunks_exact(32).flat_map(q8_0).collect();
+            let row = |row: &[f64]| row.iter().zip(&x).map(|(w, x)| w * x).sum::<f64>();
+            w.chunks_exact(cols).map(row).collect::<Vec<_>>()
+        })
+        .collect();
+    let theirs = error(&theirs);
+
+    for isa in Isa::available() {
+        let packed = Packed::int8(isa, weights, 1);
+        let tokens: Vec<u32> = (0..num_tokens as u32).collect();
+        let mut out = vec![0.0; num_tokens * rows];
+        let mut columns = ColumnsMut::new(&mut out, num_tokens);
+        let x = quantized(isa, &x);
+        packed_matmul(&x, &tokens, packed.view(isa), None, 0..rows, &mut columns);
+        let ours = error(&out.into_iter().map(f64::from).collect::<Vec<_>>());
+        println!("{isa}: {ours:.6} of the product, Q8_0 {theirs:.6}");
+        assert!(ours < 1.01 * theirs, "{isa}: {ours} against {theirs}");
+    }
+}

@@ -91,7 +91,8 @@ pub(crate) async fn create(
     if background {
         context.outlive_answer();
     }
-    let generation = prepared.submit(Messages::Apart, &state, context)?;
+    let prepared = prepared.with_messages(Messages::Apart);
+    let generation = prepared.run(&state, context)?;
     let run = Run::new(generation, response, keep, &state);
     if background {
         return live::start(run, owner, streamed, &state).await;

@@ -1,0 +1,99 @@
+//! `POST /v1/messages` and `POST /v1/messages/count_tokens`: Anthropic's Messages API.
+//!
+//! Bodies are read into the typed request of a chat completion (`validate/anthropic`) and go its way; only the shape of the
+//! answer is another. Headers: `x-api-key` is a credential (`auth`), `anthropic-version` and `anthropic-beta` may be sent
+//! and change nothing.
+
+use actix_web::web::{Data, Payload};
+use actix_web::{HttpRequest, HttpResponse};
+use gossamer_harmony::render;
+
+use super::chat_completions::Prepared;
+use super::{prepare, read_body};
+use crate::error::ApiError;
+use crate::openapi::errors::{MessagesBodyErrors, MessagesErrors};
+use crate::reply::messages::{MessageEvents, WholeMessage};
+use crate::reply::{Head, collect};
+use crate::request_id::RequestContext;
+use crate::sse;
+use crate::state::AppState;
+use crate::validate::anthropic;
+use crate::wire::messages::{Message, MessageEvent, MessageTokensCount};
+use crate::wire::messages_request::{CountMessageTokensRequest, MessagesRequest};
+
+/// Answers a conversation, in the shape of Anthropic's Messages API.
+///
+/// With `stream`, the answer is `text/event-stream` with named events: `message_start`, then for each block
+/// `content_block_start`, `content_block_delta` and `content_block_stop`, then `message_delta` and `message_stop`; `ping` may
+/// come anywhere. If the request fails after the first byte, the last event is `error`, with the body of an error answer.
+#[utoipa::path(
+    post,
+    path = "/v1/messages",
+    operation_id = "createMessage",
+    tag = "Anthropic",
+    request_body = MessagesRequest,
+    responses(
+        (status = 200, description = "The answer; with `stream`, as server-sent events.", content(
+            (Message = "application/json"),
+            (MessageEvent = "text/event-stream"),
+        )),
+        MessagesErrors,
+    ),
+)]
+pub(crate) async fn create(
+    request: HttpRequest,
+    payload: Payload,
+    state: Data<AppState>,
+) -> Result<HttpResponse, ApiError> {
+    let context = RequestContext::of(&request);
+    let body = read_body(&request, payload, &state).await?;
+    let (prepared, thinking) = prepare(&state, body, |body, state| {
+        let request = anthropic::validate(body, &state.config)?;
+        let prepared = Prepared::new(request.chat, "messages", state)?.with_call_prefix("toolu_");
+        Ok((prepared, request.thinking))
+    })
+    .await?;
+    let head = Head::new("msg_", &state.config);
+    let (streamed, prompt_len) = (prepared.is_streamed(), prepared.prompt_len());
+    let generation = prepared.run(&state, context)?;
+    if streamed {
+        let events = MessageEvents::new(head, thinking, prompt_len);
+        let metrics = state.metrics.api.clone();
+        return Ok(sse::respond(
+            generation,
+            events,
+            state.config.heartbeat,
+            metrics,
+        ));
+    }
+    let mut answer = WholeMessage::new(thinking);
+    let usage = collect(generation, &mut answer).await?;
+    Ok(HttpResponse::Ok().json(answer.finish(&head, usage)))
+}
+
+/// Counts the tokens of a prompt.
+///
+/// What `POST /v1/messages` would read as its prompt, without running it.
+#[utoipa::path(
+    post,
+    path = "/v1/messages/count_tokens",
+    operation_id = "countMessageTokens",
+    tag = "Anthropic",
+    request_body = CountMessageTokensRequest,
+    responses((status = 200, description = "The count.", body = MessageTokensCount), MessagesBodyErrors),
+)]
+pub(crate) async fn count_tokens(
+    request: HttpRequest,
+    payload: Payload,
+    state: Data<AppState>,
+) -> Result<HttpResponse, ApiError> {
+    let body = read_body(&request, payload, &state).await?;
+    let answer = prepare(&state, body, |body, state| {
+        let conversation = anthropic::count(body, &state.config)?;
+        Ok(MessageTokensCount {
+            input_tokens: render(&conversation).len(),
+        })
+    })
+    .await?;
+    Ok(HttpResponse::Ok().json(answer))
+}
