@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         threads,
         block_size: BLOCK_SIZE,
         kv_cache: KvCacheSize::Blocks(batches.iter().max().unwrap_or(&1) * SEQUENCE_BLOCKS),
+        window_groups: false,
         max_model_len: None,
         weights,
         kernels: None,

@@ -50,10 +50,21 @@ pub struct EngineConfig {
     pub block_size: usize,
     /// Size of the KV cache. Memory is touched only as blocks are first used.
     pub kv_cache: KvCacheSize,
+    /// Whether layers with a sliding window give back the blocks behind it. Without, every layer keeps every block.
+    pub window_groups: bool,
     /// Most tokens of a sequence, at most what the model allows; `None` takes what the model allows.
     pub max_model_len: Option<usize>,
     /// What the weights are turned into at load.
     pub weights: WeightFormat,
     /// Instruction set of the CPU kernels, by name; `None` takes the best that this machine has.
     pub kernels: Option<String>,
+}
+
+/// How far loading has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Bytes of the weights that are loaded.
+    pub bytes: u64,
+    /// Bytes of all weights in the model's files.
+    pub total_bytes: u64,
 }

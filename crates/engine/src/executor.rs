@@ -10,12 +10,12 @@ use gossamer_scheduler::{BatchPlan, Capacity, ExecuteError, Executor, StepOutput
 
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
-use crate::config::{EngineConfig, ModelSource};
+use crate::config::{EngineConfig, LoadProgress, ModelSource};
 use crate::error::{LoadError, StepError};
 use crate::info::EngineInfo;
 use crate::kv_cache::KvShape;
 use crate::model::{ARCHITECTURE, GptOss, Loader, ModelConfig, Totals, parse_stop_token_ids};
-use crate::step::{Step, copies_by_group};
+use crate::step::{Step, copies};
 use crate::weights::{Checkpoint, read_to_string};
 
 /// Rows of logits held at a time (0.8 MB each at GPT-OSS's vocabulary).
@@ -30,6 +30,18 @@ impl Engine {
     /// # Errors
     /// Every [`LoadError`]; the architecture is checked before any weight is opened.
     pub fn load(source: &ModelSource, config: &EngineConfig) -> Result<EngineExecutor, LoadError> {
+        Self::load_with_progress(source, config, &mut |_| ())
+    }
+
+    /// As [`Engine::load`]; `progress` is called after every layer.
+    ///
+    /// # Errors
+    /// As [`Engine::load`].
+    pub fn load_with_progress(
+        source: &ModelSource,
+        config: &EngineConfig,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<EngineExecutor, LoadError> {
         match source {
             ModelSource::Tiny => {
                 let model = crate::tiny();
@@ -41,6 +53,7 @@ impl Engine {
                     || Ok(model.generation_config.to_owned()),
                     weights,
                     config,
+                    progress,
                 )
             }
             ModelSource::Folder(dir) => {
@@ -51,6 +64,7 @@ impl Engine {
                     || read_to_string(&dir.join("generation_config.json")),
                     || Checkpoint::open(dir),
                     config,
+                    progress,
                 )
             }
         }
@@ -71,6 +85,7 @@ fn load(
     generation: impl FnOnce() -> Result<String, LoadError>,
     weights: impl FnOnce() -> Result<Checkpoint, LoadError>,
     engine: &EngineConfig,
+    progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<EngineExecutor, LoadError> {
     // The architecture first: another kind of model may lack every other file.
     let model = ModelConfig::parse(model)?;
@@ -101,6 +116,10 @@ fn load(
         model,
         &mut Loader::new(&checkpoint, &mut totals),
         &mut backend,
+        &mut |bytes| {
+            let total_bytes = checkpoint.total_bytes();
+            progress(LoadProgress { bytes, total_bytes });
+        },
     )?;
     backend.allocate_kv_cache(&kv)?;
     let info = EngineInfo {
@@ -202,10 +221,9 @@ impl<B: Backend> Runner<B> {
         plan: &'p BatchPlan,
     ) -> Result<Option<(Step<'p>, B::Tensor)>, StepError> {
         let step = Step::new(plan, &self.capacity, self.model.config().vocab_size)?;
-        for (group, copies) in copies_by_group(plan, &self.capacity)?.iter().enumerate() {
-            if !copies.is_empty() {
-                self.backend.copy_blocks(group, copies)?;
-            }
+        let copies = copies(plan, &self.capacity)?;
+        if !copies.is_empty() {
+            self.backend.copy_blocks(&copies)?;
         }
         if step.tokens.is_empty() {
             return Ok(None);

@@ -1,7 +1,8 @@
 //! A plan as the model sees it: rows, positions, slots, block tables. Host side, free of any device.
 //!
 //! Owns the checks that a plan is consistent with itself and with the capacity, so that no operation below has to.
-//! Invariant: every token id, slot and block of a [`Step`] is in range, and its sequences tile its rows in order.
+//! Invariant: every token id and slot of a [`Step`], and every block that its rows see, is in range, and its sequences
+//! tile its rows in order.
 
 use std::ops::Range;
 
@@ -137,7 +138,7 @@ impl<'a> Step<'a> {
             .iter_mut()
             .zip(&capacity.groups)
             .zip(&slice.block_tables);
-        for ((group, capacity), table) in tables {
+        for ((group, kv_group), table) in tables {
             if table.len() * block_size < slice.context_len {
                 return invalid(format!(
                     "sequence {seq} has {} blocks of {block_size} for {} tokens",
@@ -145,7 +146,9 @@ impl<'a> Step<'a> {
                     slice.context_len
                 ));
             }
-            if let Some(block) = table
+            // Behind the window there may be none, and nobody looks.
+            let seen = kv_group.first_block(positions.start, block_size)..;
+            if let Some(block) = table[seen]
                 .iter()
                 .find(|block| block.0 as usize >= capacity.num_blocks)
             {
@@ -210,26 +213,20 @@ impl<'a> Step<'a> {
     }
 }
 
-/// Checks the copies of `plan` and returns them by group as (source, destination).
+/// Checks the copies of `plan` and returns them as (source, destination).
 ///
 /// # Errors
-/// [`StepError::InvalidPlan`] for a group or block that does not exist.
-pub fn copies_by_group(
-    plan: &BatchPlan,
-    capacity: &Capacity,
-) -> Result<Vec<Vec<(u32, u32)>>, StepError> {
-    let mut copies = vec![Vec::new(); capacity.groups.len()];
+/// [`StepError::InvalidPlan`] for a block that does not exist.
+pub fn copies(plan: &BatchPlan, capacity: &Capacity) -> Result<Vec<(u32, u32)>, StepError> {
+    let mut copies = Vec::with_capacity(plan.copies.len());
     for copy in &plan.copies {
-        let Some(group) = capacity.groups.get(copy.group) else {
-            return invalid(format!("copy in KV group {}", copy.group));
-        };
-        if copy.src.0.max(copy.dst.0) as usize >= group.num_blocks {
+        if copy.src.0.max(copy.dst.0) as usize >= capacity.num_blocks {
             return invalid(format!(
                 "copy of block {} to {} of {}",
-                copy.src.0, copy.dst.0, group.num_blocks
+                copy.src.0, copy.dst.0, capacity.num_blocks
             ));
         }
-        copies[copy.group].push((copy.src.0, copy.dst.0));
+        copies.push((copy.src.0, copy.dst.0));
     }
     Ok(copies)
 }

@@ -230,6 +230,12 @@ impl Checkpoint {
         Ok(Self { shards, home })
     }
 
+    /// Bytes of all tensors.
+    pub fn total_bytes(&self) -> u64 {
+        let tensors = self.shards.iter().flat_map(|shard| shard.tensors.values());
+        tensors.map(|tensor| tensor.range.len() as u64).sum()
+    }
+
     /// The tensor called `name`, which must have exactly this dtype and shape.
     ///
     /// # Errors

@@ -20,12 +20,6 @@ pub fn banner(
     max_sequence_len: usize,
     address: SocketAddr,
 ) -> String {
-    let blocks = capacity
-        .groups
-        .iter()
-        .map(|group| group.num_blocks)
-        .min()
-        .unwrap_or(0);
     let chosen = if config.engine.kv_cache_bytes.is_none() {
         " (auto)"
     } else {
@@ -60,18 +54,14 @@ pub fn banner(
         (
             "KV cache",
             format!(
-                "{}{chosen}: {blocks} blocks of {} tokens",
+                "{}{chosen}: {} blocks of {} tokens{}",
                 mib(info.kv_cache_bytes),
-                capacity.block_size
+                capacity.num_blocks,
+                capacity.block_size,
+                windows(capacity)
             ),
         ),
-        (
-            "",
-            format!(
-                "holds {}",
-                holds(capacity.block_size, blocks, max_sequence_len)
-            ),
-        ),
+        ("", format!("holds {}", holds(capacity, max_sequence_len))),
         (
             "limits",
             format!(
@@ -108,15 +98,24 @@ fn access(config: &Config, address: SocketAddr) -> &'static str {
     }
 }
 
-/// "32 sequences of 1024 tokens, 4 sequences of 8192 tokens": how many whole sequences of a length the blocks hold.
-fn holds(block_size: usize, blocks: usize, longest: usize) -> String {
+/// ", those behind a window of 128 given back".
+fn windows(capacity: &Capacity) -> String {
+    let windows = capacity.groups.iter().filter_map(|group| group.window);
+    windows
+        .map(|window| format!(", those behind a window of {window} given back"))
+        .collect()
+}
+
+/// "32 sequences of 1024 tokens, 4 sequences of 8192 tokens": how many whole sequences of a length the blocks hold while
+/// they decode.
+fn holds(capacity: &Capacity, longest: usize) -> String {
     let lengths = LENGTHS
         .into_iter()
         .filter(|length| *length < longest)
         .chain([longest]);
     let parts: Vec<String> = lengths
         .map(|length| {
-            let count = blocks / length.div_ceil(block_size).max(1);
+            let count = capacity.num_blocks / capacity.blocks_held(length, 1).max(1);
             let plural = if count == 1 { "sequence" } else { "sequences" };
             format!("{count} {plural} of {length} tokens")
         })
@@ -145,18 +144,40 @@ fn mib(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use gossamer_scheduler::KvGroup;
+
     use super::*;
 
     #[test]
     fn how_much_a_cache_holds() {
+        let capacity = |num_blocks, windows: &[Option<usize>]| Capacity {
+            block_size: 16,
+            max_model_len: 131_072,
+            num_blocks,
+            block_bytes: 1,
+            groups: windows.iter().map(|&window| KvGroup { window }).collect(),
+        };
         assert_eq!(
-            holds(16, 1024, 131_072),
+            holds(&capacity(1024, &[None]), 131_072),
             "16 sequences of 1024 tokens, 2 sequences of 8192 tokens, 0 sequences of 131072 tokens"
         );
-        assert_eq!(holds(16, 10, 160), "1 sequence of 160 tokens");
         assert_eq!(
-            holds(16, 128, 2000),
+            holds(&capacity(10, &[None]), 160),
+            "1 sequence of 160 tokens"
+        );
+        assert_eq!(
+            holds(&capacity(128, &[None]), 2000),
             "2 sequences of 1024 tokens, 1 sequence of 2000 tokens"
+        );
+        // Twice as many blocks of half the size, of which a sequence keeps one in 16 tokens and 9 in a window.
+        let windows = [None, Some(128)];
+        assert_eq!(
+            holds(&capacity(2048, &windows), 131_072),
+            "28 sequences of 1024 tokens, 3 sequences of 8192 tokens, 0 sequences of 131072 tokens"
+        );
+        assert_eq!(
+            super::windows(&capacity(2048, &windows)),
+            ", those behind a window of 128 given back"
         );
     }
 

@@ -88,7 +88,7 @@ pub fn end_of(worker: Worker) -> oneshot::Receiver<String> {
 mod tests {
     use gossamer_metrics::Metrics;
     use gossamer_scheduler::{
-        BatchPlan, Capacity, ExecuteError, Executor, GroupCapacity, SampledToken, SchedulerConfig,
+        BatchPlan, Capacity, ExecuteError, Executor, KvGroup, SampledToken, SchedulerConfig,
         StepOutput,
     };
 
@@ -102,10 +102,9 @@ mod tests {
             Capacity {
                 block_size: 8,
                 max_model_len: 64,
-                groups: vec![GroupCapacity {
-                    num_blocks: 8,
-                    block_bytes: 1,
-                }],
+                num_blocks: 8,
+                block_bytes: 1,
+                groups: vec![KvGroup::default()],
             }
         }
 

@@ -10,6 +10,7 @@ mod health;
 mod keys;
 mod logging;
 mod memory;
+mod progress;
 mod serve;
 
 use std::process::ExitCode;

@@ -8,6 +8,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
+use crate::progress::Progress;
 use gossamer_api::auth::{Auth, AuthError};
 use gossamer_api::{
     ApiConfig, AppState, PromptDate, ResponseStore, ServerConfig, ServerInfo, StoreError,
@@ -188,16 +189,20 @@ fn load(config: &Config) -> Result<gossamer_engine::EngineExecutor, ServeError> 
         kv_cache: KvCacheSize::Bytes(
             kv_cache_bytes.unwrap_or_else(|| memory::kv_cache_bytes(weight_bytes)),
         ),
+        window_groups: config.engine.window_groups,
         max_model_len: config.engine.max_model_len,
         kernels: config.engine.kernels.clone(),
         weights: config.engine.weights,
     };
-    Engine::load(&source, &engine).map_err(|source| ServeError::Load {
-        model: match &config.model.folder {
-            None => config.model.name.clone(),
-            Some(folder) => folder.display().to_string(),
-        },
-        source,
+    let mut progress = Progress::default();
+    Engine::load_with_progress(&source, &engine, &mut |at| progress.show(at)).map_err(|source| {
+        ServeError::Load {
+            model: match &config.model.folder {
+                None => config.model.name.clone(),
+                Some(folder) => folder.display().to_string(),
+            },
+            source,
+        }
     })
 }
 

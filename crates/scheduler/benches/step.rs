@@ -23,10 +23,9 @@ fn measure(num_seqs: usize, prompt_len: usize) -> (Duration, Duration) {
     let capacity = Capacity {
         block_size: 16,
         max_model_len: 131_072,
-        groups: vec![GroupCapacity {
-            num_blocks: num_seqs * ((prompt_len + max_tokens) / 16 + 2),
-            block_bytes: 1,
-        }],
+        num_blocks: num_seqs * ((prompt_len + max_tokens) / 16 + 2),
+        block_bytes: 1,
+        groups: vec![KvGroup::default()],
     };
     let config = SchedulerConfig {
         max_num_batched_tokens: BUDGET,

@@ -22,12 +22,9 @@ pub struct Limits {
 impl Limits {
     /// The limits that follow from the engine's capacity and the operator's configuration.
     pub fn new(config: &SchedulerConfig, capacity: &Capacity) -> Self {
-        let pool = (capacity.groups.iter())
-            .map(|group| group.num_blocks.saturating_mul(capacity.block_size))
-            .min()
-            .unwrap_or(0);
+        let fits = capacity.longest_sequence(config.max_num_batched_tokens);
         Self {
-            max_sequence_len: capacity.max_model_len.min(pool),
+            max_sequence_len: capacity.max_model_len.min(fits),
             max_waiting: config.max_waiting,
         }
     }

@@ -8,9 +8,20 @@ use std::sync::Arc;
 
 use crate::request::{SamplingParams, SeqId, TokenId};
 
-/// A KV block id: an index into the engine's block pool of one KV group.
+/// A KV block id: an index into the engine's block pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockId(pub u32);
+
+impl BlockId {
+    /// Stands in a block table where a block was given back because it is behind the group's window. No block has
+    /// this id, and nobody reads it.
+    pub const BEHIND_WINDOW: Self = Self(u32::MAX);
+
+    /// Whether there is a block.
+    pub fn is_block(self) -> bool {
+        self != Self::BEHIND_WINDOW
+    }
+}
 
 /// One step.
 #[derive(Clone, Debug, Default)]
@@ -24,11 +35,9 @@ pub struct BatchPlan {
     pub slices: Vec<SeqSlice>,
 }
 
-/// Copy one whole block (all layers of its group).
+/// Copy one whole block: all layers of the group that it belongs to, and the destination after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockCopy {
-    /// KV group of both blocks.
-    pub group: usize,
     /// Source.
     pub src: BlockId,
     /// Destination.
@@ -53,7 +62,9 @@ pub struct SeqSlice {
     /// Tokens of the sequence whose keys and values are in the cache after this step.
     pub context_len: usize,
     /// One block table per KV group, with at least the blocks of `context_len` tokens, often with more (a prompt gets
-    /// all its blocks with its first chunk); slot of position `p` = `table[p / block_size] * block_size + p % block_size`.
+    /// all blocks of the first group with its first chunk); slot of position `p` =
+    /// `table[p / block_size] * block_size + p % block_size`. In a group with a window, entries before
+    /// [`crate::KvGroup::first_block`] of the slice's first position are [`BlockId::BEHIND_WINDOW`].
     pub block_tables: Vec<Vec<BlockId>>,
     /// What to sample from the logits of the slice's last row. Empty for a chunk that does not complete the prompt;
     /// several when `n` sequences continue the same prompt.

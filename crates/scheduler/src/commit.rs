@@ -109,11 +109,11 @@ impl Scheduler {
         forked: &mut Vec<Rank>,
     ) {
         let sequence = self.sequences.get_mut(&slice.seq).expect("in flight");
-        sequence.kv.computed_len += std::mem::take(&mut sequence.in_flight);
+        let query_len = std::mem::take(&mut sequence.in_flight);
         let doom = sequence.doom.take();
         let salt = self.requests[&sequence.request].salt;
         self.kv
-            .register_full_blocks(salt, &sequence.tokens, &mut sequence.kv);
+            .advance(salt, &sequence.tokens, &mut sequence.kv, query_len);
         // Forks come before tokens: a token may end the carrier and give its blocks back.
         for &follower in slice.samples.iter().filter(|&&seq| seq != slice.seq) {
             if self.sequences.contains_key(&follower) {

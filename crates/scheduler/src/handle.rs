@@ -114,7 +114,7 @@ pub(crate) struct SharedStats {
 
 impl Shared {
     pub(crate) fn new(limits: Limits, capacity: Capacity) -> Self {
-        let total = capacity.groups.iter().map(|g| g.num_blocks).sum();
+        let total = capacity.num_blocks;
         Self {
             limits,
             capacity,
@@ -296,7 +296,7 @@ impl Drop for TokenStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{GroupCapacity, SamplingParams, StopConditions};
+    use crate::{KvGroup, SamplingParams, StopConditions};
 
     #[test]
     fn a_dead_worker_still_ends_every_request_and_every_count() {
@@ -307,10 +307,9 @@ mod tests {
         let capacity = Capacity {
             block_size: 1,
             max_model_len: 10,
-            groups: vec![GroupCapacity {
-                num_blocks: 10,
-                block_bytes: 1,
-            }],
+            num_blocks: 10,
+            block_bytes: 1,
+            groups: vec![KvGroup::default()],
         };
         let shared = Arc::new(Shared::new(limits, capacity));
         let (commands, worker) = std::sync::mpsc::channel();

@@ -4,14 +4,16 @@
 //! Costs a walk over everything; knows nothing that is not in the core.
 //!
 //! - I1 A block is exactly one of free, evictable, in use, and the pool's lists agree with its states.
-//! - I2 A block's reference count is the number of block tables that hold it.
+//! - I2 A block's reference count is the number of block tables that hold it, all of one group.
 //! - I3 Evictable blocks are in the prefix cache, free blocks are not.
 //! - I4 The prefix cache is closed: a cached block's parent is cached; in use if the child is, evicted later if not.
+//!   So is what a block of another group stands beside; in use if that block is.
 //! - I5 A cached block's tokens are those of every table that holds it, and lie below the computed length.
 //! - I6 Tables share a block only at the same index and with the same tokens before it and in its computed part.
 //! - I7 Each live sequence is in exactly one place (waiting, running, following), there by its rank, which is its
 //!   request's priority and its own id; there are never too many running.
-//! - I8 Only running sequences hold blocks, one equally long table per group, enough for what is computed.
+//! - I8 Only running sequences hold blocks, one table per group: in the first group enough for what is computed; in the
+//!   others exactly as far as the step in flight writes, and none behind the window.
 //! - I9 The newest token is never computed, and no sequence is past its `max_tokens` or the longest length.
 //! - I10 Every request has a live sequence; followers have one carrier without output; the queue's count is right.
 //! - I11 Exactly the sequences of the step in flight have rows in flight, and only those are doomed.
@@ -22,8 +24,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::batch_plan::BlockId;
 use crate::block_pool::BlockState;
-use crate::kv_groups::Group;
-use crate::prefix_cache::Parent;
+use crate::kv_groups::KvGroups;
+use crate::prefix_cache::{Key, Parent};
 use crate::request::{SeqId, TokenId};
 use crate::scheduler::{Request, Scheduler};
 use crate::sequence::{Phase, Rank, Sequence};
@@ -42,10 +44,10 @@ macro_rules! hold {
 /// # Errors
 /// The number and the circumstances of the first one that does not hold.
 pub fn check(scheduler: &Scheduler) -> Result<(), String> {
+    check_pool(&scheduler.kv)?;
+    check_references(scheduler)?;
+    check_chain(&scheduler.kv)?;
     for index in 0..scheduler.kv.groups.len() {
-        check_pool(&scheduler.kv.groups[index])?;
-        check_references(scheduler, index)?;
-        check_chain(&scheduler.kv.groups[index])?;
         check_sharing(scheduler, index)?;
     }
     check_places(scheduler)?;
@@ -64,18 +66,18 @@ pub fn check(scheduler: &Scheduler) -> Result<(), String> {
     check_in_flight(scheduler)
 }
 
-fn blocks(group: &Group) -> impl Iterator<Item = BlockId> + use<> {
-    (0..group.pool.num_blocks() as u32).map(BlockId)
+fn blocks(kv: &KvGroups) -> impl Iterator<Item = BlockId> + use<> {
+    (0..kv.pool.num_blocks() as u32).map(BlockId)
 }
 
-fn check_pool(group: &Group) -> Result<(), String> {
-    let (pool, cache) = (&group.pool, &group.cache);
+fn check_pool(kv: &KvGroups) -> Result<(), String> {
+    let (pool, cache) = (&kv.pool, &kv.cache);
     let (mut free, mut evictable) = (0, BTreeMap::new());
-    for block in blocks(group) {
+    for block in blocks(kv) {
         match pool.state(block) {
             BlockState::Free => free += 1,
-            BlockState::Evictable { released_at } => {
-                evictable.insert(released_at, block);
+            BlockState::Evictable(turn) => {
+                evictable.insert(turn, block);
             }
             BlockState::InUse { ref_count } => {
                 hold!(ref_count > 0, "I1: {block:?} is in use by nobody")
@@ -99,7 +101,7 @@ fn check_pool(group: &Group) -> Result<(), String> {
     }
     hold!(
         pool.evictable()
-            .eq(evictable.iter().map(|(&at, &b)| (at, b))),
+            .eq(evictable.iter().map(|(&turn, &b)| (turn, b))),
         "I1: evictable are {evictable:?}"
     );
     for block in evictable.values() {
@@ -111,21 +113,25 @@ fn check_pool(group: &Group) -> Result<(), String> {
     Ok(())
 }
 
-fn check_references(scheduler: &Scheduler, index: usize) -> Result<(), String> {
-    let mut holders: HashMap<BlockId, u32> = HashMap::new();
-    let tables = scheduler
-        .sequences
-        .values()
-        .flat_map(|s| s.kv.tables.get(index));
-    for block in tables.flatten().copied() {
-        *holders.entry(block).or_default() += 1;
+fn check_references(scheduler: &Scheduler) -> Result<(), String> {
+    // Of each block: how many tables hold it, and the group of the first of them.
+    let mut holders: HashMap<BlockId, (u32, usize)> = HashMap::new();
+    for sequence in scheduler.sequences.values() {
+        for (index, table) in sequence.kv.tables.iter().enumerate() {
+            for &block in table.iter().filter(|block| block.is_block()) {
+                let (held, group) = holders.entry(block).or_insert((0, index));
+                *held += 1;
+                hold!(
+                    *group == index,
+                    "I2: {block:?} is in tables of the groups {group} and {index}"
+                );
+            }
+        }
     }
-    let group = &scheduler.kv.groups[index];
-    for block in blocks(group) {
-        let (counted, held) = (
-            group.pool.ref_count(block),
-            holders.get(&block).copied().unwrap_or(0),
-        );
+    let kv = &scheduler.kv;
+    for block in blocks(kv) {
+        let held = holders.get(&block).map_or(0, |&(held, _)| held);
+        let counted = kv.pool.ref_count(block);
         hold!(
             counted == held,
             "I2: {block:?} counts {counted} references, {held} hold it"
@@ -134,17 +140,36 @@ fn check_references(scheduler: &Scheduler, index: usize) -> Result<(), String> {
     Ok(())
 }
 
-fn check_chain(group: &Group) -> Result<(), String> {
-    let (pool, cache) = (&group.pool, &group.cache);
-    let by_node: HashMap<_, _> = blocks(group)
+fn check_chain(kv: &KvGroups) -> Result<(), String> {
+    let (pool, cache) = (&kv.pool, &kv.cache);
+    let registered = |first: bool| {
+        let mut found: Vec<_> = blocks(kv).collect();
+        found.retain(|&block| (cache.group(block)).is_some_and(|group| (group == 0) == first));
+        found
+    };
+    let by_node: HashMap<_, _> = (registered(true).into_iter())
         .filter_map(|block| Some((cache.node(block)?, block)))
         .collect();
+    let beside = registered(false);
+    let expected = [by_node.len(), beside.len(), by_node.len() + beside.len()];
     hold!(
-        cache.len() == (by_node.len(), by_node.len()),
-        "I4: the cache's maps have {:?} entries for {} blocks",
-        cache.len(),
-        by_node.len()
+        cache.len() == expected,
+        "I4: the cache's maps have {:?} entries for {expected:?} blocks",
+        cache.len()
     );
+    for block in beside {
+        let (node, group) = (cache.node(block), cache.group(block));
+        let found = node.zip(group).and_then(|(n, g)| cache.beside(n, g));
+        hold!(
+            found == Some(block),
+            "I4: where {block:?} should be is {found:?}"
+        );
+        let first = node.and_then(|node| by_node.get(&node));
+        hold!(
+            first.is_some_and(|&first| pool.ref_count(first) >= pool.ref_count(block)),
+            "I4: {block:?} stands beside {first:?}, which fewer hold"
+        );
+    }
     for &block in by_node.values() {
         let key = cache.key(block).ok_or("I4: a cached block has no key")?;
         hold!(
@@ -160,9 +185,7 @@ fn check_chain(group: &Group) -> Result<(), String> {
             .ok_or_else(|| format!("I4: the parent of {block:?} is not cached"))?;
         let in_order = match (pool.state(block), pool.state(parent)) {
             (_, BlockState::InUse { .. }) => true,
-            (BlockState::Evictable { released_at: child }, state) => {
-                matches!(state, BlockState::Evictable { released_at } if child < released_at)
-            }
+            (BlockState::Evictable(child), BlockState::Evictable(parent)) => child < parent,
             _ => false,
         };
         hold!(
@@ -174,20 +197,25 @@ fn check_chain(group: &Group) -> Result<(), String> {
 }
 
 fn check_sharing(scheduler: &Scheduler, index: usize) -> Result<(), String> {
-    let (group, block_size) = (&scheduler.kv.groups[index], scheduler.kv.block_size());
+    let (cache, block_size) = (&scheduler.kv.cache, scheduler.kv.block_size());
     // Of each block: where its holders have it, and their tokens up to the end of its computed part.
     let mut seen: HashMap<BlockId, (usize, u64, Vec<TokenId>)> = HashMap::new();
     for (id, sequence) in &scheduler.sequences {
         let kv = &sequence.kv;
         let salt = scheduler.requests[&sequence.request].salt;
-        for (at, &block) in kv.tables.get(index).into_iter().flatten().enumerate() {
+        let table = kv.tables.get(index).into_iter().flatten().enumerate();
+        for (at, &block) in table.filter(|(_, block)| block.is_block()) {
             let end = kv.computed_len.min((at + 1) * block_size);
             let mut tokens = Vec::new();
             sequence.tokens.extend(0..end, &mut tokens);
-            if let Some(key) = group.cache.key(block) {
+            if let Some(node) = cache.node(block) {
+                let first = kv.tables[0][at];
+                let has_tokens = |key: &Key| *key.tokens == tokens[at * block_size..];
                 hold!(
                     kv.computed_len >= (at + 1) * block_size
-                        && *key.tokens == tokens[at * block_size..],
+                        && cache.group(block) == Some(index)
+                        && cache.node(first) == Some(node)
+                        && cache.key(first).is_some_and(has_tokens),
                     "I5: {id:?} holds cached {block:?} at {at} with other tokens"
                 );
             } else {
@@ -254,21 +282,7 @@ fn check_lengths(scheduler: &Scheduler, id: SeqId, sequence: &Sequence) -> Resul
     let kv = &sequence.kv;
     let len = sequence.len();
     if sequence.phase == Phase::Running {
-        let table_len = kv.tables.first().map_or(0, Vec::len);
-        hold!(
-            kv.tables.len() == scheduler.kv.groups.len()
-                && kv.tables.iter().all(|table| table.len() == table_len),
-            "I8: {id:?} has tables {:?}",
-            kv.tables
-        );
-        hold!(
-            table_len
-                >= scheduler
-                    .kv
-                    .blocks_for(kv.computed_len + sequence.in_flight),
-            "I8: {id:?} has {table_len} blocks for {} tokens",
-            kv.computed_len + sequence.in_flight
-        );
+        check_tables(scheduler, id, sequence)?;
         let registered = kv.computed_len / scheduler.kv.block_size();
         hold!(
             kv.registered
@@ -307,6 +321,30 @@ fn check_lengths(scheduler: &Scheduler, id: SeqId, sequence: &Sequence) -> Resul
         kv.computed_len,
         request.scored_len
     );
+    Ok(())
+}
+
+fn check_tables(scheduler: &Scheduler, id: SeqId, sequence: &Sequence) -> Result<(), String> {
+    let (kv, groups) = (&sequence.kv, &scheduler.kv.groups);
+    let needed = (scheduler.kv).blocks_for(kv.computed_len + sequence.in_flight);
+    let lens: Vec<_> = kv.tables.iter().map(Vec::len).collect();
+    hold!(
+        lens.len() == groups.len()
+            && lens[0] >= needed
+            && lens[1..].iter().all(|&len| len == needed),
+        "I8: {id:?} has tables of {lens:?} for {needed} blocks"
+    );
+    for (group, table) in groups.iter().zip(&kv.tables) {
+        let first = group.first_block(kv.computed_len, scheduler.kv.block_size());
+        let (behind, ahead) = table
+            .split_at_checked(first)
+            .ok_or("I8: a table ends too early")?;
+        hold!(
+            !behind.iter().any(|block| block.is_block())
+                && ahead.iter().all(|block| block.is_block()),
+            "I8: {id:?} needs the blocks from {first} on and has {table:?}"
+        );
+    }
     Ok(())
 }
 
@@ -373,11 +411,11 @@ fn check_written(scheduler: &Scheduler, id: SeqId, sequence: &Sequence) -> Resul
     if sequence.in_flight == 0 {
         return Ok(());
     }
-    for (index, table) in sequence.kv.tables.iter().enumerate() {
-        let group = &scheduler.kv.groups[index];
+    let kv = &scheduler.kv;
+    for table in &sequence.kv.tables {
         for &block in &table[written.clone()] {
             hold!(
-                group.pool.ref_count(block) == 1 && !group.cache.is_registered(block),
+                kv.pool.ref_count(block) == 1 && !kv.cache.is_registered(block),
                 "I12: {id:?} writes {block:?}, which is not its own"
             );
         }

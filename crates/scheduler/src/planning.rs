@@ -110,8 +110,9 @@ impl Scheduler {
     }
 
     /// Seats waiting sequences, from the head, while budget, seats and blocks last. A sequence gets blocks for all
-    /// its tokens at once, so that two half-computed prompts never wait for each other's blocks, and it leaves one
-    /// block for each running sequence, so that a newcomer is not preempted at their next block boundary.
+    /// its tokens at once, but for those that a window will give back, so that two half-computed prompts never wait
+    /// for each other's blocks; and it leaves what running sequences will take for their tokens and the next one, so
+    /// that a newcomer is not preempted at their next block boundary.
     fn admit_waiting(&mut self, shares: &mut Vec<(Rank, usize)>) {
         let used: usize = shares.iter().map(|&(_, share)| share).sum();
         let mut budget = self.max_num_batched_tokens - used;
@@ -119,15 +120,15 @@ impl Scheduler {
             let Some(&rank) = self.waiting.first() else {
                 break;
             };
+            let reserve = self.promised_blocks();
             let sequence = self.sequences.get_mut(&rank.seq).expect("waiting");
             let request = self.requests.get_mut(&sequence.request).expect("live");
-            let reserve = self.running.len();
             let reusable = match request.prompt_logprobs {
                 None => usize::MAX,
                 Some(_) => request.scored_len,
             };
-            let Some(kv) = (self.kv).admit(request.salt, &sequence.tokens, reusable, reserve)
-            else {
+            let (salt, tokens) = (request.salt, &sequence.tokens);
+            let Some(kv) = (self.kv).admit(salt, tokens, reusable, budget, reserve) else {
                 break;
             };
             let cached_len = kv.computed_len;
@@ -149,6 +150,15 @@ impl Scheduler {
                 });
             }
         }
+    }
+
+    /// Blocks that running sequences will take soon.
+    fn promised_blocks(&self) -> usize {
+        let of_sequence = |rank: &Rank| {
+            let sequence = &self.sequences[&rank.seq];
+            self.kv.growth(&sequence.kv, sequence.len())
+        };
+        self.running.iter().map(of_sequence).sum()
     }
 
     /// Packs a sequence's share into the plan's tokens.
@@ -218,7 +228,7 @@ impl Scheduler {
 /// preempting its other holders: siblings, whose ranks are neighbours, so that nobody comes after them who could be
 /// given the block as a destination and is not preempted before them.
 fn copies_are_independent(copies: &[BlockCopy]) -> bool {
-    let destinations: BTreeSet<_> = copies.iter().map(|c| (c.group, c.dst)).collect();
-    let read = |c: &BlockCopy| destinations.contains(&(c.group, c.src));
+    let destinations: BTreeSet<_> = copies.iter().map(|copy| copy.dst).collect();
+    let read = |copy: &BlockCopy| destinations.contains(&copy.src);
     destinations.len() == copies.len() && !copies.iter().any(read)
 }

@@ -119,7 +119,7 @@ impl Scheduler {
             max_num_batched_tokens: config.max_num_batched_tokens,
             max_num_seqs: config.max_num_seqs,
             limits: Limits::new(config, capacity),
-            kv: KvGroups::new(capacity, config.enable_prefix_caching),
+            kv: KvGroups::new(config, capacity),
             requests: BTreeMap::new(),
             sequences: BTreeMap::new(),
             waiting: BTreeSet::new(),
@@ -273,10 +273,8 @@ impl Scheduler {
 
     /// The scheduler in numbers.
     pub fn stats(&self) -> Stats {
-        let pools = || self.kv.groups.iter().map(|group| &group.pool);
-        let total = pools().map(|pool| pool.num_blocks()).sum();
-        let free = pools().map(|pool| pool.num_free()).sum();
-        let cached = pools().map(|pool| pool.num_evictable()).sum();
+        let pool = &self.kv.pool;
+        let (total, free, cached) = (pool.num_blocks(), pool.num_free(), pool.num_evictable());
         Stats {
             running: self.running.len(),
             waiting: self.waiting.len(),

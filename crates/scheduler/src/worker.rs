@@ -89,14 +89,14 @@ pub fn start(
         return Err(StartError::NoCapacity { capacity });
     }
     let core = Scheduler::new(&config, &capacity);
-    let block_bytes = capacity.groups.iter().map(|g| g.block_bytes).sum::<usize>();
+    let block_bytes = capacity.block_bytes;
     let shared = Arc::new(Shared::new(limits, capacity));
     let (sender, commands) = channel();
     let worker = Loop {
         core,
         executor,
         metrics,
-        block_bytes: block_bytes / shared.capacity.groups.len().max(1),
+        block_bytes,
         shared: Arc::clone(&shared),
         commands,
         clients: HashMap::new(),

@@ -28,10 +28,9 @@ impl Executor for Scripted {
         Capacity {
             block_size: 4,
             max_model_len: 64,
-            groups: vec![GroupCapacity {
-                num_blocks: 16,
-                block_bytes: 10,
-            }],
+            num_blocks: 16,
+            block_bytes: 10,
+            groups: vec![KvGroup::default()],
         }
     }
 
@@ -319,10 +318,9 @@ fn many_clients_on_a_tiny_pool_get_their_own_answers_and_leave_nothing_behind() 
     let capacity = Capacity {
         block_size: 2,
         max_model_len: 1000,
-        groups: vec![GroupCapacity {
-            num_blocks: 8,
-            block_bytes: 1,
-        }],
+        num_blocks: 8,
+        block_bytes: 1,
+        groups: vec![KvGroup::default()],
     };
     let executor = Box::new(ContentExecutor::new(capacity));
     let (handle, worker) = start(config, executor, Metrics::new().scheduler).unwrap();
@@ -530,10 +528,9 @@ fn limits_of_zero_and_an_empty_pool_are_refused_at_start() {
             Capacity {
                 block_size: 4,
                 max_model_len: 64,
-                groups: vec![GroupCapacity {
-                    num_blocks: 0,
-                    block_bytes: 10,
-                }],
+                num_blocks: 0,
+                block_bytes: 10,
+                groups: vec![KvGroup::default()],
             }
         }
         fn execute(&mut self, _: &BatchPlan) -> Result<StepOutput, ExecuteError> {

@@ -23,8 +23,8 @@ pub struct ScriptedExecutor {
     capacity: Capacity,
     script: Script,
     control: Control,
-    /// Per KV group, `num_blocks * block_size` slots.
-    slots: Vec<Vec<u32>>,
+    /// Of the pool of all KV groups, `num_blocks * block_size`.
+    slots: Vec<u32>,
     unlikely: Vec<u32>,
     /// Prompt and choice to answer.
     answers: HashMap<(Vec<u32>, u32), Vec<u32>>,
@@ -33,9 +33,7 @@ pub struct ScriptedExecutor {
 impl ScriptedExecutor {
     /// A model that says what the script says.
     pub fn new(capacity: Capacity, script: Script, control: Control) -> Self {
-        let slots = (capacity.groups.iter())
-            .map(|group| vec![UNWRITTEN; group.num_blocks * capacity.block_size])
-            .collect();
+        let slots = vec![UNWRITTEN; capacity.num_blocks * capacity.block_size];
         Self {
             capacity,
             script,
@@ -58,25 +56,25 @@ impl ScriptedExecutor {
         for copy in &plan.copies {
             let src = copy.src.0 as usize * size;
             let dst = copy.dst.0 as usize * size;
-            self.slots[copy.group].copy_within(src..src + size, dst);
+            self.slots.copy_within(src..src + size, dst);
         }
     }
 
     fn write(&mut self, slice: &SeqSlice, tokens: &[u32]) {
         let first = slice.context_len - slice.query_len;
-        for (group, table) in slice.block_tables.iter().enumerate() {
+        for table in &slice.block_tables {
             for (i, &token) in tokens.iter().enumerate() {
                 let slot = self.slot(table, first + i);
-                self.slots[group][slot] = token;
+                self.slots[slot] = token;
             }
         }
     }
 
-    /// The sequence as its KV cache has it.
+    /// The sequence as its KV cache has it: in the first group, which keeps every block.
     fn read(&self, slice: &SeqSlice) -> Vec<u32> {
         let table = &slice.block_tables[0];
         (0..slice.context_len)
-            .map(|position| self.slots[0][self.slot(table, position)])
+            .map(|position| self.slots[self.slot(table, position)])
             .collect()
     }
 

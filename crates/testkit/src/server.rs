@@ -13,7 +13,7 @@ use gossamer_api::{
     ApiConfig, AppState, PromptDate, ResponseStore, ServerConfig, ServerInfo, StoreConfig,
 };
 use gossamer_metrics::Metrics;
-use gossamer_scheduler::{Capacity, GroupCapacity, SchedulerConfig, SchedulerHandle, Worker};
+use gossamer_scheduler::{Capacity, KvGroup, SchedulerConfig, SchedulerHandle, Worker};
 
 use crate::client::Client;
 use crate::control::Control;
@@ -84,10 +84,9 @@ impl TestSetup {
             capacity: Capacity {
                 block_size: 16,
                 max_model_len: 4096,
-                groups: vec![GroupCapacity {
-                    num_blocks: 1024,
-                    block_bytes: 1024,
-                }],
+                num_blocks: 1024,
+                block_bytes: 1024,
+                groups: vec![KvGroup::default()],
             },
             responses: Some(StoreConfig {
                 path: None,

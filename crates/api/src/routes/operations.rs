@@ -73,11 +73,10 @@ pub(crate) async fn info(state: Data<AppState>) -> HttpResponse {
     let scheduler = &state.scheduler;
     let stats = scheduler.stats();
     let capacity = scheduler.capacity();
-    let blocks = (capacity.groups.iter().map(|group| group.num_blocks)).min();
     HttpResponse::Ok().json(Info {
         server: (*state.info).clone(),
         max_sequence_len: scheduler.max_sequence_len(),
-        kv_cache_tokens: blocks.unwrap_or(0) * capacity.block_size,
+        kv_cache_tokens: capacity.longest_sequence(1),
         ready: scheduler.is_ready(),
         running: stats.running,
         waiting: stats.waiting,

@@ -49,7 +49,7 @@ pub struct Info {
     pub server: ServerInfo,
     /// Most tokens of prompt and output together.
     pub max_sequence_len: usize,
-    /// Tokens that the KV cache holds, all sequences together.
+    /// Tokens that the KV cache holds, as one sequence; each further sequence keeps a sliding window besides.
     pub kv_cache_tokens: usize,
     /// Whether `/ready` says yes.
     pub ready: bool,

@@ -129,7 +129,7 @@ fn a_failed_step_is_an_error_without_its_details() {
 #[test]
 fn few_blocks_are_enough_for_many_requests() {
     let mut setup = TestSetup::new(Script::echo());
-    setup.capacity.groups[0].num_blocks = 16;
+    setup.capacity.num_blocks = 16;
     let server = setup.start();
     let handles: Vec<_> = (0..12)
         .map(|i| {

@@ -312,8 +312,8 @@ impl Backend for Cpu {
         Ok(())
     }
 
-    fn copy_blocks(&mut self, group: usize, copies: &[(u32, u32)]) -> Result<(), StepError> {
-        self.kv.copy_blocks(group, copies);
+    fn copy_blocks(&mut self, copies: &[(u32, u32)]) -> Result<(), StepError> {
+        self.kv.copy_blocks(copies);
         Ok(())
     }
 

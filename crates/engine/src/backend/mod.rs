@@ -110,11 +110,11 @@ pub trait Backend: Send + 'static {
     /// [`LoadError::Setting`] when there is no room for it.
     fn allocate_kv_cache(&mut self, shape: &KvShape) -> Result<(), LoadError>;
 
-    /// Copies whole blocks of one KV group, in order: (source, destination).
+    /// Copies whole blocks, in order: (source, destination).
     ///
     /// # Errors
     /// Like every operation of a step: the device failed.
-    fn copy_blocks(&mut self, group: usize, copies: &[(u32, u32)]) -> Result<(), StepError>;
+    fn copy_blocks(&mut self, copies: &[(u32, u32)]) -> Result<(), StepError>;
     /// Announces a step, before its first operation: what is the same for all layers is prepared here.
     ///
     /// # Errors

@@ -33,7 +33,8 @@ struct Layer<B: Backend> {
 }
 
 impl<B: Backend> GptOss<B> {
-    /// Checks the checkpoint against `config` and hands every weight to the backend.
+    /// Checks the checkpoint against `config` and hands every weight to the backend; `progress` hears how many bytes it
+    /// has handed over.
     ///
     /// # Errors
     /// A tensor that is missing or has another shape or dtype, or what the backend objects to.
@@ -41,6 +42,7 @@ impl<B: Backend> GptOss<B> {
         config: ModelConfig,
         checkpoint: &mut Loader<'_>,
         backend: &mut B,
+        progress: &mut dyn FnMut(u64),
     ) -> Result<Self, LoadError> {
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         let embedding = checkpoint.bf16("model.embed_tokens.weight", &[vocab, hidden])?;
@@ -48,11 +50,13 @@ impl<B: Backend> GptOss<B> {
         let mut layers = Vec::with_capacity(config.num_layers());
         for (index, kind) in config.layers.iter().enumerate() {
             layers.push(Layer::load(index, *kind, &config, checkpoint, backend)?);
+            progress(checkpoint.totals.bytes);
         }
         let norm = checkpoint.bf16("model.norm.weight", &[hidden])?;
         let norm = backend.load_norm(norm, config.rms_norm_eps)?;
         let lm_head = checkpoint.bf16("lm_head.weight", &[vocab, hidden])?;
         let lm_head = backend.load_head(lm_head)?;
+        progress(checkpoint.totals.bytes);
         Ok(Self {
             config,
             embedding,

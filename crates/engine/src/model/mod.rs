@@ -3,5 +3,5 @@
 mod config;
 mod gpt_oss;
 
-pub use config::{ARCHITECTURE, ModelConfig, parse_stop_token_ids};
+pub use config::{ARCHITECTURE, LayerKind, ModelConfig, parse_stop_token_ids};
 pub use gpt_oss::{GptOss, Loader, Totals};

@@ -154,7 +154,6 @@ fn a_copied_block_continues_like_its_source() {
     let expected = [expect(&mut engine, &source), expect(&mut engine, &copy)].concat();
     let mut plan = plan(&[(&source, 1), (&copy, 1)]);
     plan.copies.push(BlockCopy {
-        group: 0,
         src: BlockId(1),
         dst: BlockId(9),
     });
@@ -201,17 +200,6 @@ fn plans_that_contradict_themselves_are_refused() {
     refuse(
         &|plan| {
             plan.copies.push(BlockCopy {
-                group: 1,
-                src: BlockId(0),
-                dst: BlockId(1),
-            })
-        },
-        "KV group 1",
-    );
-    refuse(
-        &|plan| {
-            plan.copies.push(BlockCopy {
-                group: 0,
                 src: BlockId(0),
                 dst: BlockId(8),
             })

@@ -64,6 +64,7 @@ pub fn config(threads: usize, num_blocks: usize) -> EngineConfig {
         threads,
         block_size: 16,
         kv_cache: KvCacheSize::Blocks(num_blocks),
+        window_groups: false,
         max_model_len: None,
         weights: WeightFormat::Bf16,
         kernels: None,

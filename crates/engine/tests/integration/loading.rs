@@ -3,7 +3,7 @@
 use std::fs;
 
 use gossamer_engine::{Engine, EngineConfig, KvCacheSize, LoadError, ModelSource};
-use gossamer_scheduler::Executor;
+use gossamer_scheduler::{Executor, KvGroup};
 use gossamer_testkit::random_model::RandomModel;
 
 use crate::folder::{Folder, config};
@@ -50,9 +50,22 @@ fn info_and_capacity_describe_what_was_loaded() {
     );
     let capacity = engine.capacity();
     // 4 layers, keys and values, 16 tokens, 2 heads of 64, 2 bytes each.
-    assert_eq!(capacity.groups[0].block_bytes, 4 * 2 * 16 * 2 * 64 * 2);
-    assert_eq!(capacity.groups[0].num_blocks, 1_000_000 / 32_768);
+    assert_eq!(capacity.block_bytes, 4 * 2 * 16 * 2 * 64 * 2);
+    assert_eq!(capacity.num_blocks, 1_000_000 / 32_768);
     assert_eq!((capacity.block_size, capacity.max_model_len), (16, 1000));
+    assert_eq!(capacity.groups, [KvGroup { window: None }]);
+
+    // In two groups a block holds two of the four layers.
+    let settings = EngineConfig {
+        window_groups: true,
+        ..settings
+    };
+    let engine = Engine::load(&ModelSource::Folder(folder.path().to_owned()), &settings).unwrap();
+    let capacity = engine.capacity();
+    assert_eq!(capacity.block_bytes, 2 * 2 * 16 * 2 * 64 * 2);
+    assert_eq!(capacity.num_blocks, 1_000_000 / 16_384);
+    let windows = [None, Some(12)].map(|window| KvGroup { window });
+    assert_eq!(capacity.groups, windows);
 }
 
 #[test]

@@ -8,3 +8,4 @@ mod loading;
 mod parity;
 mod reference;
 mod widths;
+mod windows;

@@ -125,6 +125,7 @@ pub struct Engine {
     pub weights: WeightFormat,
     pub block_size: usize,
     pub kv_cache_bytes: Option<u64>,
+    pub window_groups: bool,
     pub max_model_len: Option<usize>,
 }
 
@@ -206,6 +207,7 @@ impl Config {
                 },
                 block_size: get.number("engine.block_size"),
                 kv_cache_bytes: get.optional("engine.kv_cache_bytes").map(|n| n as u64),
+                window_groups: get.truth("engine.window_groups"),
                 max_model_len: get.optional("engine.max_model_len"),
             },
             scheduler: Scheduler {

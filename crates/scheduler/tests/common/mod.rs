@@ -1,9 +1,10 @@
 //! An executor that models what is physically in the KV cache, and the oracle that needs no cache at all.
 //!
 //! A slot holds a token, its position and a digest of everything before it, as a real slot's keys and values
-//! depend on the whole prefix. Every read through a block table checks that it finds exactly the chain of positions
-//! 0, 1, 2, ...; a wrongly shared, evicted or uncopied block breaks the chain. The next token is a function of the
-//! tokens *read from the slots*, the seed and the choice, so any schedule must give what [`alone`] gives.
+//! depend on the whole prefix, in every group. Every read through a block table checks that it finds exactly the chain
+//! of positions 0, 1, 2, ..., in a group with a window the part of it that the queries see; a wrongly shared, evicted,
+//! returned or uncopied block breaks the chain. The next token is a function of the tokens *read from the slots*, the
+//! seed and the choice, so any schedule, and any groups, must give what [`alone`] gives.
 
 #![allow(dead_code)] // each test program uses its own part of it
 
@@ -87,15 +88,14 @@ pub fn alone(request: &NewRequest, choice: u32) -> (Vec<TokenId>, FinishReason) 
 /// The executor over modelled KV contents.
 pub struct ContentExecutor {
     pub capacity: Capacity,
-    /// Of each group, each slot.
-    slots: Vec<Vec<Option<Slot>>>,
+    /// Of the one pool.
+    slots: Vec<Option<Slot>>,
 }
 
 impl ContentExecutor {
     pub fn new(capacity: Capacity) -> Self {
-        let empty = |group: &GroupCapacity| vec![None; group.num_blocks * capacity.block_size];
         Self {
-            slots: capacity.groups.iter().map(empty).collect(),
+            slots: vec![None; capacity.num_blocks * capacity.block_size],
             capacity,
         }
     }
@@ -111,12 +111,12 @@ impl ContentExecutor {
         let block_size = self.capacity.block_size;
         for copy in &plan.copies {
             let start = copy.dst.0 as usize * block_size;
-            self.slots[copy.group][start..start + block_size].fill(garbage);
+            self.slots[start..start + block_size].fill(garbage);
         }
         for slice in &plan.slices {
-            for (group, table) in slice.block_tables.iter().enumerate() {
+            for table in &slice.block_tables {
                 for position in slice.context_len - slice.query_len..slice.context_len {
-                    self.slots[group][slot_index(table, position, block_size)] = garbage;
+                    self.slots[slot_index(table, position, block_size)] = garbage;
                 }
             }
         }
@@ -133,42 +133,57 @@ impl ContentExecutor {
             assert!(slice.query_len > 0 && slice.query_len <= slice.context_len);
             row += slice.query_len;
             assert_eq!(slice.block_tables.len(), self.capacity.groups.len());
-            for (group, table) in slice.block_tables.iter().enumerate() {
+            for table in &slice.block_tables {
                 for position in slice.context_len - slice.query_len..slice.context_len {
                     let slot = slot_index(table, position, block_size);
-                    assert!(written.insert((group, slot)), "a slot is written twice");
+                    assert!(written.insert(slot), "a slot is written twice");
                 }
             }
         }
         assert_eq!(row, plan.num_tokens(), "slices tile the tokens");
-        let sources: HashSet<_> = plan.copies.iter().map(|c| (c.group, c.src)).collect();
-        let destinations: HashSet<_> = plan.copies.iter().map(|c| (c.group, c.dst)).collect();
+        let sources: HashSet<_> = plan.copies.iter().map(|copy| copy.src).collect();
+        let destinations: HashSet<_> = plan.copies.iter().map(|copy| copy.dst).collect();
         assert_eq!(destinations.len(), plan.copies.len(), "{:?}", plan.copies);
         assert!(sources.is_disjoint(&destinations), "{:?}", plan.copies);
     }
 
-    /// All tokens of the slice's sequence, read back through one group's table, the chain checked.
-    fn read(&self, slice: &SeqSlice, group: usize) -> Vec<TokenId> {
-        let table = &slice.block_tables[group];
-        let mut before = None;
-        let mut tokens = Vec::with_capacity(slice.context_len);
+    /// All tokens of the slice's sequence, read back through the first group's table, the chain checked, and what the
+    /// slice's queries see of them through the others.
+    fn read(&self, slice: &SeqSlice) -> Vec<TokenId> {
+        let block_size = self.capacity.block_size;
+        let read = |table: &[BlockId], position| {
+            self.slots[slot_index(table, position, block_size)].expect("an unwritten slot is read")
+        };
+        let mut chain: Vec<Slot> = Vec::with_capacity(slice.context_len);
         for position in 0..slice.context_len {
-            let index = slot_index(table, position, self.capacity.block_size);
-            let slot = self.slots[group][index].expect("an unwritten slot is read");
+            let slot = read(&slice.block_tables[0], position);
             assert_eq!(
                 slot,
-                Slot::after(before, slot.token, position),
-                "{:?} reads something else at position {position} of {table:?}",
+                Slot::after(chain.last().copied(), slot.token, position),
+                "{:?} reads something else at position {position}",
                 slice.seq
             );
-            tokens.push(slot.token);
-            before = Some(slot);
+            chain.push(slot);
         }
-        tokens
+        let first_query = slice.context_len - slice.query_len;
+        for (group, table) in self.capacity.groups.iter().zip(&slice.block_tables) {
+            let window = group.window.unwrap_or(slice.context_len);
+            let first = (first_query + 1).saturating_sub(window);
+            for (position, &slot) in chain.iter().enumerate().skip(first) {
+                assert_eq!(
+                    read(table, position),
+                    slot,
+                    "{:?} reads something else at position {position} of {group:?}",
+                    slice.seq
+                );
+            }
+        }
+        chain.into_iter().map(|slot| slot.token).collect()
     }
 }
 
 fn slot_index(table: &[BlockId], position: usize, block_size: usize) -> usize {
+    assert!(table[position / block_size].is_block(), "{table:?}");
     table[position / block_size].0 as usize * block_size + position % block_size
 }
 
@@ -184,30 +199,28 @@ impl Executor for ContentExecutor {
         let before = self.slots.clone();
         for copy in &plan.copies {
             let (src, dst) = (copy.src.0 as usize, copy.dst.0 as usize);
-            self.slots[copy.group][dst * block_size..(dst + 1) * block_size]
-                .copy_from_slice(&before[copy.group][src * block_size..(src + 1) * block_size]);
+            self.slots[dst * block_size..(dst + 1) * block_size]
+                .copy_from_slice(&before[src * block_size..(src + 1) * block_size]);
         }
         // All writes before all reads, as a kernel over the whole batch does it.
         for slice in &plan.slices {
             let rows = slice.query_start..slice.query_start + slice.query_len;
             let first = slice.context_len - slice.query_len;
-            for (group, table) in slice.block_tables.iter().enumerate() {
-                for (position, &token) in (first..).zip(&plan.tokens[rows.clone()]) {
-                    let before = position
-                        .checked_sub(1)
-                        .map(|p| self.slots[group][slot_index(table, p, block_size)])
-                        .map(|slot| slot.expect("an unwritten slot is read"));
+            for (position, &token) in (first..).zip(&plan.tokens[rows]) {
+                // What a layer adds at a position depends on all before it, by way of the layers that see it.
+                let before = position
+                    .checked_sub(1)
+                    .map(|p| self.slots[slot_index(&slice.block_tables[0], p, block_size)])
+                    .map(|slot| slot.expect("an unwritten slot is read"));
+                for table in &slice.block_tables {
                     let index = slot_index(table, position, block_size);
-                    self.slots[group][index] = Some(Slot::after(before, token, position));
+                    self.slots[index] = Some(Slot::after(before, token, position));
                 }
             }
         }
         let mut samples = Vec::new();
         for slice in &plan.slices {
-            let tokens = self.read(slice, 0);
-            for group in 1..self.capacity.groups.len() {
-                assert_eq!(tokens, self.read(slice, group), "groups disagree");
-            }
+            let tokens = self.read(slice);
             for spec in &slice.samples {
                 if let Some(history) = &spec.history {
                     assert_eq!(history.tokens, tokens);

@@ -28,9 +28,13 @@ pub struct Setup {
 }
 
 fn setup() -> impl Strategy<Value = Setup> {
+    let window = || (1_usize..=6).prop_map(Some);
+    // The pool grows with the groups, so that sequences are about as long.
     let pools = prop_oneof![
-        4 => (2_usize..=8).prop_map(|a| vec![a]),
-        1 => (2_usize..=8, 2_usize..=8).prop_map(|(a, b)| vec![a, b]),
+        3 => (2_usize..=8).prop_map(|blocks| (blocks, vec![None])),
+        5 => (3_usize..=20, window()).prop_map(|(blocks, a)| (blocks, vec![None, a])),
+        2 => (4_usize..=26, window(), prop_oneof![window(), Just(None)])
+            .prop_map(|(blocks, a, b)| (blocks, vec![None, a, b])),
     ];
     let max_model_len = prop_oneof![3 => Just(1000_usize), 1 => 3_usize..12];
     (
@@ -40,36 +44,66 @@ fn setup() -> impl Strategy<Value = Setup> {
         1_usize..=9,
         1_usize..=4,
         1_usize..=6,
-        any::<bool>(),
+        prop::bool::weighted(0.7),
     )
         .prop_map(
-            |(pools, block_size, max_model_len, budget, seqs, waiting, caching)| Setup {
-                config: SchedulerConfig {
-                    max_num_batched_tokens: budget,
-                    max_num_seqs: seqs,
-                    max_waiting: waiting,
-                    enable_prefix_caching: caching,
-                    queue_timeout: None,
-                },
-                capacity: Capacity {
-                    block_size,
-                    max_model_len,
-                    groups: (pools.into_iter())
-                        .map(|num_blocks| GroupCapacity {
-                            num_blocks,
-                            block_bytes: 1,
-                        })
-                        .collect(),
-                },
+            |((num_blocks, windows), block_size, max_model_len, budget, seqs, waiting, caching)| {
+                Setup {
+                    config: SchedulerConfig {
+                        max_num_batched_tokens: budget,
+                        max_num_seqs: seqs,
+                        max_waiting: waiting,
+                        enable_prefix_caching: caching,
+                        queue_timeout: None,
+                    },
+                    capacity: Capacity {
+                        block_size,
+                        max_model_len,
+                        num_blocks,
+                        block_bytes: 1,
+                        groups: (windows.into_iter())
+                            .map(|window| KvGroup { window })
+                            .collect(),
+                    },
+                }
             },
         )
+        .prop_map(|mut setup| {
+            // Room for a prompt and its answer.
+            while limit(&setup) < 2 {
+                setup.capacity.num_blocks += 1;
+            }
+            setup
+        })
 }
 
-/// The longest sequence that the setup allows.
+/// The longest sequence that the setup allows: found by trying, block by block.
 pub fn limit(setup: &Setup) -> usize {
-    let capacity = &setup.capacity;
-    let blocks = capacity.groups.iter().map(|g| g.num_blocks).min().unwrap();
-    capacity.max_model_len.min(blocks * capacity.block_size)
+    let Capacity {
+        block_size,
+        max_model_len,
+        num_blocks,
+        ref groups,
+        ..
+    } = setup.capacity;
+    let chunk = setup.config.max_num_batched_tokens;
+    let held = |blocks: usize| {
+        let of_group = |group: &KvGroup| match group.window {
+            None => blocks,
+            // Whole blocks that hold what the first query of a chunk sees before it, the chunk, and a rest.
+            Some(window) => {
+                let tokens = window - 1 + chunk.min(blocks * block_size);
+                let touched = (0..block_size).map(|offset| (offset + tokens).div_ceil(block_size));
+                blocks.min(touched.max().unwrap())
+            }
+        };
+        groups.iter().map(of_group).sum::<usize>()
+    };
+    let fits = (0..)
+        .take_while(|&blocks| held(blocks) <= num_blocks)
+        .last()
+        .unwrap();
+    max_model_len.min(fits * block_size)
 }
 
 /// Mostly requests that fit, often exactly; now and then one that is refused.

@@ -16,16 +16,18 @@ struct Script {
     requests: Vec<(String, u32, Vec<TokenId>)>,
 }
 
-/// `setup`: `blocks=8 size=2 budget=16 seqs=4 waiting=4 caching=0`.
+/// `setup`: `blocks=8 size=2 budget=16 seqs=4 waiting=4 caching=0`; with `window=6` there is a second group.
 pub fn check(setup: &str, script: &str) {
     let setup = options(setup.split_whitespace());
     let capacity = Capacity {
         block_size: setup["size"],
         max_model_len: setup.get("len").copied().unwrap_or(1000),
-        groups: vec![GroupCapacity {
-            num_blocks: setup["blocks"],
-            block_bytes: 1,
-        }],
+        num_blocks: setup["blocks"],
+        block_bytes: 1,
+        groups: match setup.get("window") {
+            None => vec![KvGroup::default()],
+            Some(&window) => [None, Some(window)].map(|window| KvGroup { window }).into(),
+        },
     };
     let config = SchedulerConfig {
         max_num_batched_tokens: setup["budget"],

@@ -7,16 +7,16 @@ use gossamer_kernels::{KvCache, KvLayout, write_kv};
 use memmap2::MmapMut;
 
 use crate::error::LoadError;
-use crate::kv_cache::KvShape;
+use crate::kv_cache::{KvShape, LayerPlace};
 
-/// All layers.
+/// All planes: where the layers' keys and values lie ([`KvShape`]).
 #[derive(Default)]
 pub struct CpuKvCache {
-    layers: Vec<LayerCache>,
+    layers: Vec<LayerPlace>,
+    planes: Vec<Plane>,
 }
 
-struct LayerCache {
-    group: usize,
+struct Plane {
     layout: KvLayout,
     keys: MmapMut,
     values: MmapMut,
@@ -37,23 +37,23 @@ impl CpuKvCache {
             shape.block_len(),
             "head sizes are checked with the configuration"
         );
-        let reserve = |group: usize| {
-            let bytes = shape.num_blocks[group] * shape.block_len() * 2;
+        let reserve = || {
+            let bytes = shape.num_blocks * shape.block_len() * 2;
             MmapMut::map_anon(bytes).map_err(|error| LoadError::Setting {
                 setting: "kv_cache",
                 message: format!("no room for {} bytes: {error}", shape.total_bytes()),
             })
         };
-        let layers = shape.layer_groups.iter().map(|&group| {
-            Ok(LayerCache {
-                group,
+        let planes = (0..shape.num_planes()).map(|_| {
+            Ok(Plane {
                 layout,
-                keys: reserve(group)?,
-                values: reserve(group)?,
+                keys: reserve()?,
+                values: reserve()?,
             })
         });
         Ok(Self {
-            layers: layers.collect::<Result<_, LoadError>>()?,
+            layers: shape.layers.clone(),
+            planes: planes.collect::<Result<_, LoadError>>()?,
         })
     }
 
@@ -64,12 +64,11 @@ impl CpuKvCache {
 
     /// A layer's keys and values.
     pub fn layer(&self, layer: usize) -> KvCache<'_> {
-        let LayerCache {
+        let Plane {
             layout,
             keys,
             values,
-            ..
-        } = &self.layers[layer];
+        } = &self.planes[self.layers[layer].plane];
         KvCache {
             keys: bytemuck::cast_slice(keys),
             values: bytemuck::cast_slice(values),
@@ -79,12 +78,11 @@ impl CpuKvCache {
 
     /// Stores one key row and one value row per slot.
     pub fn write(&mut self, layer: usize, slots: &[usize], keys: &[f32], values: &[f32]) {
-        let LayerCache {
+        let Plane {
             layout,
             keys: key_cache,
             values: value_cache,
-            ..
-        } = &mut self.layers[layer];
+        } = &mut self.planes[self.layers[layer].plane];
         let key_cache = bytemuck::cast_slice_mut(key_cache);
         let value_cache = bytemuck::cast_slice_mut(value_cache);
         let width = keys.len() / slots.len();
@@ -94,14 +92,14 @@ impl CpuKvCache {
         }
     }
 
-    /// Copies whole blocks in all layers of a group, in order.
-    pub fn copy_blocks(&mut self, group: usize, copies: &[(u32, u32)]) {
-        for layer in self.layers.iter_mut().filter(|layer| layer.group == group) {
-            let bytes = layer.layout.block_len() * 2;
+    /// Copies whole blocks, all that they hold, in order.
+    pub fn copy_blocks(&mut self, copies: &[(u32, u32)]) {
+        for plane in &mut self.planes {
+            let bytes = plane.layout.block_len() * 2;
             for &(src, dst) in copies {
                 let (src, dst) = (src as usize * bytes, dst as usize * bytes);
-                layer.keys.copy_within(src..src + bytes, dst);
-                layer.values.copy_within(src..src + bytes, dst);
+                plane.keys.copy_within(src..src + bytes, dst);
+                plane.values.copy_within(src..src + bytes, dst);
             }
         }
     }
