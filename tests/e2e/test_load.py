@@ -82,8 +82,9 @@ def test_a_pool_of_a_few_blocks_serves_20_clients_by_preemption(server, client):
         return long_completion(" ".join(WORDS[(i + j) % len(WORDS)] for j in range(24 + i)), 100)
 
     alone = [client.post("/completions", body=body(i), cast_to=object)["choices"][0]["text"] for i in range(20)]
-    with Server(*small_pool(server, 16)) as small, ThreadPoolExecutor(20) as pool:
-        assert small.metrics()["gossamer_kv_blocks_capacity"] == 16
+    # 256 tokens, each in a block of both KV groups.
+    with Server(*small_pool(server, 32)) as small, ThreadPoolExecutor(20) as pool:
+        assert small.metrics()["gossamer_kv_blocks_capacity"] == 32
         other = sdk(small)
         crowd = list(pool.map(lambda i: other.post("/completions", body=body(i), cast_to=object), range(20)))
         assert [answer["choices"][0]["text"] for answer in crowd] == alone
@@ -93,7 +94,7 @@ def test_a_pool_of_a_few_blocks_serves_20_clients_by_preemption(server, client):
 
 
 def test_what_can_never_fit_is_refused_at_once_also_when_the_pool_is_full(server):
-    with Server(*small_pool(server, 8)) as small:  # 128 tokens
+    with Server(*small_pool(server, 16)) as small:  # 128 tokens: blocks of both KV groups
         runs = small.open("/v1/completions", long_completion("Hello", 120, stream=True))
         read_until(runs, b"data: ")
         for body in (long_completion([13225] * 200, 1), long_completion([13225] * 100, 100)):

@@ -21,6 +21,7 @@ mod dialect;
 mod error;
 mod generation;
 mod json;
+mod kept;
 mod openapi;
 mod reply;
 mod request_id;
@@ -34,6 +35,7 @@ mod validate;
 pub mod wire;
 
 pub use error::{ApiError, ErrorCode};
+pub use kept::KeptBounds;
 pub use openapi::openapi;
 pub use request_id::REQUEST_ID;
 pub use server::{ServerConfig, serve};

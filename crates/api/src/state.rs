@@ -11,6 +11,7 @@ use gossamer_metrics::Metrics;
 use gossamer_scheduler::SchedulerHandle;
 
 use crate::auth::Auth;
+use crate::kept::{Keeper, KeptBounds, KeptTurns};
 use crate::routes::BodyMemory;
 use crate::routes::responses::Responses;
 use crate::store::ResponseStore;
@@ -33,6 +34,8 @@ pub struct ApiConfig {
     pub max_choices: u32,
     /// Most tokens of a chat answer whose request does not say; `None` leaves the rest of the context.
     pub default_max_tokens: Option<usize>,
+    /// How much is kept of turns that led to tool calls.
+    pub kept: KeptBounds,
     /// Send the reasoning as `reasoning_content` too, not only as `reasoning`.
     pub reasoning_content: bool,
     /// A comment is sent into a stream that has been silent for this long; `None` sends none.
@@ -87,6 +90,7 @@ pub struct AppState {
     pub(crate) auth: Arc<Auth>,
     pub(crate) bodies: BodyMemory,
     pub(crate) responses: Arc<Responses>,
+    kept: Arc<KeptTurns>,
     /// Turns the salts that clients choose into the scheduler's. Its keys are random, so nobody can look for two salts
     /// that are the same to it.
     salts: RandomState,
@@ -110,6 +114,7 @@ impl AppState {
         Self {
             scheduler,
             metrics,
+            kept: Arc::new(KeptTurns::new(config.kept)),
             config: Arc::new(config),
             info: Arc::new(info),
             auth: Arc::new(auth),
@@ -124,6 +129,11 @@ impl AppState {
     /// Returns when no response is worked on in the background and all that have ended are kept.
     pub async fn settled(&self) {
         self.responses.settled().await;
+    }
+
+    /// Where the turns of this principal's requests are kept.
+    pub(crate) fn keeper(&self, principal: Arc<str>) -> Keeper {
+        Keeper::new(Arc::clone(&self.kept), principal)
     }
 
     /// The scheduler's salt for a client's; 0 stands for none.

@@ -216,6 +216,7 @@ fn api_config(config: &Config) -> ApiConfig {
         body_timeout: config.server.body_timeout,
         max_choices: config.api.max_n,
         default_max_tokens: config.api.default_max_tokens,
+        kept: config.api.kept,
         reasoning_content: config.api.reasoning_content,
         heartbeat: config.api.heartbeat,
         retry_after: config.api.retry_after,

@@ -1,8 +1,12 @@
 //! A conversation as the renderer takes it: who said what, which tools there are.
 //!
-//! Plain data, already validated by whoever builds it. No wire format and no tokens here.
+//! Plain data, already validated by whoever builds it. No wire format here, and no tokens but a model's own.
+
+use std::sync::Arc;
 
 use serde_json::Value;
+
+use crate::Token;
 
 /// How long the model should think before it answers; `Reasoning: ...` in the system message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -109,6 +113,13 @@ pub enum Turn {
         content: Option<String>,
         /// Calls, in the order they were made.
         tool_calls: Vec<ToolCall>,
+    },
+    /// What a model said, as it wrote it: put into the prompt token by token.
+    Generated {
+        /// What followed `<|start|>assistant`, up to and with the token that ended the generation.
+        tokens: Arc<[Token]>,
+        /// The same as a [`Turn::Assistant`], for where its reasoning is left out.
+        plain: Box<Turn>,
     },
     /// What a function returned.
     ToolResult {

@@ -39,13 +39,11 @@ pub fn render(conversation: &Conversation) -> Vec<Token> {
 }
 
 fn is_answer(turn: &Turn) -> bool {
-    matches!(
-        turn,
-        Turn::Assistant {
-            content: Some(_),
-            ..
-        }
-    )
+    match turn {
+        Turn::Assistant { content, .. } => content.is_some(),
+        Turn::Generated { plain, .. } => is_answer(plain),
+        _ => false,
+    }
 }
 
 fn system_text(conversation: &Conversation) -> String {
@@ -145,6 +143,12 @@ impl Writer {
                     self.said(FINAL, text);
                 }
             }
+            Turn::Generated { tokens, .. } if keeps_reasoning => {
+                self.control(special::START);
+                self.text(Role::Assistant.as_str());
+                self.tokens.extend_from_slice(tokens);
+            }
+            Turn::Generated { plain, .. } => self.turn(plain, keeps_reasoning),
             Turn::ToolResult { name, content } => self.result(name, content),
         }
     }

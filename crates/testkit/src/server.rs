@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use actix_web::dev::ServerHandle;
 use gossamer_api::auth::{Auth, AuthConfig};
 use gossamer_api::{
-    ApiConfig, AppState, PromptDate, ResponseStore, ServerConfig, ServerInfo, StoreConfig,
+    ApiConfig, AppState, KeptBounds, PromptDate, ResponseStore, ServerConfig, ServerInfo,
+    StoreConfig,
 };
 use gossamer_metrics::Metrics;
 use gossamer_scheduler::{Capacity, KvGroup, SchedulerConfig, SchedulerHandle, Worker};
@@ -57,6 +58,11 @@ impl TestSetup {
                 body_timeout: Duration::from_secs(10),
                 max_choices: 8,
                 default_max_tokens: None,
+                kept: KeptBounds {
+                    turns: 100,
+                    bytes: 1 << 20,
+                    time_to_live: Duration::from_secs(600),
+                },
                 reasoning_content: true,
                 heartbeat: None,
                 retry_after: Duration::from_secs(2),

@@ -6,12 +6,13 @@
 //! Stop strings and log-probabilities concern content only: hidden reasoning and arguments are neither searched nor
 //! scored.
 
-use gossamer_harmony::{Channel, Delta, Parser, Tokenizer};
+use gossamer_harmony::{Channel, Delta, Parser, Tokenizer, special};
 use gossamer_metrics::ApiMetrics;
 use gossamer_scheduler::TokenLogprobs;
 
 use super::answer::AnswerText;
 use super::{Assembler, Piece, Speech, Update, logprobs};
+use crate::kept::Keeper;
 use crate::request_id::random_id;
 use crate::wire::chat::FinishReason;
 
@@ -35,6 +36,10 @@ pub(crate) struct ChatAssembler {
     call_prefix: &'static str,
     /// Functions were declared and may be called.
     tools_allowed: bool,
+    /// Where what led to a call is kept, and what there is of it so far.
+    keeper: Option<(Keeper, Vec<u32>)>,
+    /// The id of the first call.
+    first_call: Option<String>,
     called: bool,
     stopped: bool,
     reasoning_tokens: usize,
@@ -57,6 +62,8 @@ impl ChatAssembler {
             speech: None,
             call_prefix,
             tools_allowed,
+            keeper: None,
+            first_call: None,
             called: false,
             stopped: false,
             reasoning_tokens: 0,
@@ -69,6 +76,12 @@ impl ChatAssembler {
     /// Says what becomes of several messages of one kind; they are joined otherwise.
     pub fn with_messages(mut self, messages: Messages) -> Self {
         self.messages = messages;
+        self
+    }
+
+    /// Keeps what leads to calls, for when their results come.
+    pub fn keeping(mut self, keeper: Keeper) -> Self {
+        self.keeper = (self.tools_allowed && keeper.is_on()).then(|| (keeper, Vec::new()));
         self
     }
 
@@ -94,11 +107,9 @@ impl ChatAssembler {
                 Delta::ToolCall { index, name } => {
                     self.called = true;
                     self.speech = None;
-                    update.pieces.push(Piece::ToolCall {
-                        index,
-                        id: random_id(self.call_prefix),
-                        name,
-                    });
+                    let id = random_id(self.call_prefix);
+                    self.first_call.get_or_insert_with(|| id.clone());
+                    update.pieces.push(Piece::ToolCall { index, id, name });
                 }
                 Delta::Arguments { index, text } => {
                     push_text(update, Piece::Arguments { index, text });
@@ -137,6 +148,9 @@ impl ChatAssembler {
 
 impl Assembler for ChatAssembler {
     fn push(&mut self, token: u32, raw: Option<Box<TokenLogprobs>>, update: &mut Update) -> bool {
+        if let Some((_, tokens)) = &mut self.keeper {
+            tokens.push(token);
+        }
         let channel = self.parser.channel();
         self.at_beginning |= channel == Channel::Header;
         if !Tokenizer::get().is_control(token) {
@@ -159,6 +173,13 @@ impl Assembler for ChatAssembler {
         if !self.stopped {
             let text = self.answer.finish(&mut update.logprobs);
             push_text(update, Piece::Content(text));
+        }
+        // A call that was cut is not one that a client answers.
+        if let (Some((keeper, tokens)), Some(id)) = (self.keeper.take(), &self.first_call)
+            && tokens.last() == Some(&special::CALL)
+            && !self.stopped
+        {
+            keeper.keep(id, &tokens, self.parser.repairs().total() == 0);
         }
     }
 
@@ -199,7 +220,6 @@ fn push_text(update: &mut Update, piece: Piece) {
 
 #[cfg(test)]
 mod tests {
-    use gossamer_harmony::special;
     use proptest::prelude::*;
 
     use super::*;

@@ -194,7 +194,7 @@ fn check_content_type(request: &HttpRequest) -> Result<(), ApiError> {
 pub(crate) async fn prepare<T: Send + 'static>(
     state: &AppState,
     body: Body,
-    read: fn(serde_json::Value, &AppState) -> Result<T, ApiError>,
+    read: impl FnOnce(serde_json::Value, &AppState) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let (len, state) = (body.len(), state.clone());
     // The body, and its share of the memory, live until this is done.

@@ -46,8 +46,10 @@ pub(crate) async fn create(
     const ID_PREFIX: &str = "chatcmpl-";
     let context = RequestContext::of(&request);
     let body = read_body(&request, payload, &state).await?;
-    let prepared = prepare(&state, body, |body, state| {
-        Prepared::new(chat::validate(body, &state.config)?, "messages", state)
+    let keeper = state.keeper(context.principal());
+    let prepared = prepare(&state, body, move |body, state| {
+        let request = chat::validate(body, &state.config)?.restore(&keeper);
+        Prepared::new(request, "messages", state)
     })
     .await?;
     if prepared.is_streamed() {
@@ -169,10 +171,10 @@ impl Prepared {
     ) -> Result<Generation, ApiError> {
         let (tools_allowed, call_prefix) = (self.tools_allowed, self.call_prefix);
         let messages = self.messages;
+        let keeper = state.keeper(context.principal());
         Generation::submit(self.job, state, context, |generate| {
-            let stops = &generate.stop_strings;
-            let assembler = ChatAssembler::new(stops, tools_allowed, call_prefix);
-            Box::new(assembler.with_messages(messages))
+            let assembler = ChatAssembler::new(&generate.stop_strings, tools_allowed, call_prefix);
+            Box::new(assembler.with_messages(messages).keeping(keeper.clone()))
         })
     }
 }

@@ -47,9 +47,11 @@ pub(crate) async fn create(
 ) -> Result<HttpResponse, ApiError> {
     let context = RequestContext::of(&request);
     let body = read_body(&request, payload, &state).await?;
-    let (prepared, thinking) = prepare(&state, body, |body, state| {
+    let keeper = state.keeper(context.principal());
+    let (prepared, thinking) = prepare(&state, body, move |body, state| {
         let request = anthropic::validate(body, &state.config)?;
-        let prepared = Prepared::new(request.chat, "messages", state)?.with_call_prefix("toolu_");
+        let chat = request.chat.restore(&keeper);
+        let prepared = Prepared::new(chat, "messages", state)?.with_call_prefix("toolu_");
         Ok((prepared, request.thinking))
     })
     .await?;
@@ -87,9 +89,11 @@ pub(crate) async fn count_tokens(
     payload: Payload,
     state: Data<AppState>,
 ) -> Result<HttpResponse, ApiError> {
+    let keeper = state.keeper(RequestContext::of(&request).principal());
     let body = read_body(&request, payload, &state).await?;
-    let answer = prepare(&state, body, |body, state| {
-        let conversation = anthropic::count(body, &state.config)?;
+    let answer = prepare(&state, body, move |body, state| {
+        let (mut conversation, calls) = anthropic::count(body, &state.config)?;
+        keeper.restore(&mut conversation.turns, &calls);
         Ok(MessageTokensCount {
             input_tokens: render(&conversation).len(),
         })

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{prepare, read_body};
 use crate::error::ApiError;
 use crate::openapi::errors::BodyErrors;
+use crate::request_id::RequestContext;
 use crate::state::AppState;
 use crate::validate::tokens::Source;
 use crate::validate::{chat, tokens};
@@ -95,8 +96,9 @@ pub(crate) async fn render(
     payload: Payload,
     state: Data<AppState>,
 ) -> Result<HttpResponse, ApiError> {
-    answer(&request, payload, &state, |body, state| {
-        let request = chat::validate(body, &state.config)?;
+    let keeper = state.keeper(RequestContext::of(&request).principal());
+    answer(&request, payload, &state, move |body, state| {
+        let request = chat::validate(body, &state.config)?.restore(&keeper);
         let token_ids = render_conversation(&request.conversation);
         Ok(RenderedPrompt {
             object: "chat.completion.prompt",
@@ -115,7 +117,7 @@ async fn answer<T: Serialize + Send + 'static>(
     request: &HttpRequest,
     payload: Payload,
     state: &AppState,
-    made_of: fn(Value, &AppState) -> Result<T, ApiError>,
+    made_of: impl FnOnce(Value, &AppState) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<HttpResponse, ApiError> {
     let body = read_body(request, payload, state).await?;
     let answer = prepare(state, body, made_of).await?;

@@ -7,6 +7,7 @@ use super::fields::{Fields, check_length, invalid, quote, wrong_type};
 use super::messages::{self, Dialogue};
 use super::{Generate, model, sampling, tools};
 use crate::error::{ApiError, ErrorCode};
+use crate::kept::Keeper;
 use crate::state::ApiConfig;
 
 /// Fields of OpenAI's and vLLM's API that are not implemented here.
@@ -48,12 +49,22 @@ pub(crate) const UNSUPPORTED: &[&str] = &[
 pub(crate) struct ChatRequest {
     /// The prompt, still as text.
     pub conversation: Conversation,
+    /// Which of its turns made calls, with the id of each one's first.
+    pub calls: Vec<(usize, String)>,
     /// What to generate.
     pub generate: Generate,
     /// The client wants to see the reasoning.
     pub include_reasoning: bool,
     /// The client has asked for a service tier, so the answer names the one it was served by.
     pub names_tier: bool,
+}
+
+impl ChatRequest {
+    /// Puts back what the client has forgotten of the turns that led to its tool calls.
+    pub fn restore(mut self, keeper: &Keeper) -> Self {
+        keeper.restore(&mut self.conversation.turns, &self.calls);
+        self
+    }
 }
 
 /// OpenAI's bounds on `metadata`.
@@ -109,6 +120,7 @@ pub(super) fn with_dialogue(
             tools,
             turns: dialogue.turns,
         },
+        calls: dialogue.calls,
         generate,
         include_reasoning,
         names_tier: tier.is_some(),

@@ -143,6 +143,8 @@ impl ItemReader {
         Ok(Dialogue {
             instructions: (!self.instructions.is_empty()).then(|| self.instructions.join("\n\n")),
             turns: self.turns,
+            // What led to a call is an item of its own here: nothing has to be put back.
+            calls: Vec::new(),
         })
     }
 

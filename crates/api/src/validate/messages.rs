@@ -16,6 +16,8 @@ use crate::error::{ApiError, ErrorCode};
 pub(super) struct Dialogue {
     pub instructions: Option<String>,
     pub turns: Vec<Turn>,
+    /// Which turns made calls, with the id of each one's first.
+    pub calls: Vec<(usize, String)>,
 }
 
 #[derive(Clone, Copy)]
@@ -57,6 +59,7 @@ pub(super) fn messages(fields: &mut Fields) -> Result<Dialogue, ApiError> {
     Ok(Dialogue {
         instructions: (!reader.instructions.is_empty()).then(|| reader.instructions.join("\n\n")),
         turns: reader.turns,
+        calls: reader.first_calls,
     })
 }
 
@@ -64,6 +67,7 @@ pub(super) fn messages(fields: &mut Fields) -> Result<Dialogue, ApiError> {
 struct Reader {
     instructions: Vec<String>,
     turns: Vec<Turn>,
+    first_calls: Vec<(usize, String)>,
     /// Calls of the last assistant message: id, name, whether a result came.
     calls: Vec<(String, String, bool)>,
     /// Path of the message that made them.
@@ -142,6 +146,9 @@ impl Reader {
             return Ok(());
         }
         self.calls_path = path;
+        if let Some((id, ..)) = self.calls.first() {
+            self.first_calls.push((self.turns.len(), id.clone()));
+        }
         let (preamble, content) = if tool_calls.is_empty() {
             (None, content)
         } else {

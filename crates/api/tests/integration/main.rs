@@ -16,6 +16,7 @@ mod docs;
 mod errors;
 mod fields;
 mod http;
+mod kept;
 mod limits;
 mod messages;
 mod openapi;

@@ -137,9 +137,10 @@ fn the_loop_of_call_and_result_keeps_the_reasoning() {
     let server = server(
         Script::echo()
             .when(
-                "<|channel|>analysis<|message|>need weather<|end|><|start|>assistant to=functions.get_weather<|channel|>commentary \
-                 <|constrain|>json<|message|>{\"city\": \"Paris\"}<|call|><|start|>functions.get_weather to=assistant\
-                 <|channel|>commentary<|message|>sunny",
+                // What the model wrote itself, to the letter.
+                &format!(
+                    "<|start|>assistant{CALL}<|start|>functions.get_weather to=assistant<|channel|>commentary<|message|>sunny"
+                ),
                 "<|channel|>final<|message|>It is sunny in Paris.",
             )
             .when("Weather in Paris?", CALL),

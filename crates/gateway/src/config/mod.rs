@@ -11,8 +11,8 @@ mod value;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gossamer_api::StoreConfig;
 use gossamer_api::auth::{AuthConfig, Clock, JwtAlgorithm, JwtConfig, Limits, Scopes};
+use gossamer_api::{KeptBounds, StoreConfig};
 use gossamer_engine::WeightFormat;
 
 pub use error::ConfigError;
@@ -146,6 +146,8 @@ pub struct Api {
     /// `None`: what fits behind the prompt.
     pub default_max_tokens: Option<usize>,
     pub max_n: u32,
+    /// Of turns with a tool call.
+    pub kept: KeptBounds,
     pub heartbeat: Option<Duration>,
     pub retry_after: Duration,
     /// The date that the model is told, `YYYY-MM-DD`; `None`: today.
@@ -221,6 +223,11 @@ impl Config {
                 reasoning_content: get.truth("api.reasoning_content"),
                 default_max_tokens: get.optional("api.default_max_tokens"),
                 max_n: get.number("api.max_n") as u32,
+                kept: KeptBounds {
+                    turns: get.number("api.kept_turns"),
+                    bytes: get.number("api.kept_turns_bytes"),
+                    time_to_live: get.duration("api.kept_turns_ttl_ms"),
+                },
                 heartbeat: get.optional_duration("api.heartbeat_ms"),
                 retry_after: get.duration("api.retry_after_ms"),
                 date: Some(get.text("api.date")).filter(|date| date != "auto"),

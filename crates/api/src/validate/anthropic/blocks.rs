@@ -82,6 +82,7 @@ pub(super) fn messages(fields: &mut Fields, system: Option<String>) -> Result<Di
         instructions: (!reader.instructions.is_empty())
             .then(|| reader.instructions.join(SEPARATOR)),
         turns: reader.turns,
+        calls: reader.first_calls,
     })
 }
 
@@ -89,6 +90,7 @@ pub(super) fn messages(fields: &mut Fields, system: Option<String>) -> Result<Di
 struct Reader {
     instructions: Vec<String>,
     turns: Vec<Turn>,
+    first_calls: Vec<(usize, String)>,
     /// Calls of the assistant's last message: id, name, whether a result came.
     calls: Vec<(String, String, bool)>,
     /// Path of that message's content.
@@ -225,6 +227,9 @@ impl Reader {
             let texts: Vec<String> = texts.into_iter().filter(|text| !text.is_empty()).collect();
             (!texts.is_empty()).then(|| texts.join(SEPARATOR))
         };
+        if let Some((id, ..)) = self.calls.first() {
+            self.first_calls.push((self.turns.len(), id.clone()));
+        }
         let (reasoning, said) = (joined(thoughts), joined(texts));
         let (preamble, content) = match (said, tool_calls.is_empty()) {
             (said, false) => (said, None),

@@ -47,6 +47,9 @@ pub(crate) struct MessagesRequest {
     pub thinking: Thinking,
 }
 
+/// Which turns made calls, with the id of each one's first.
+type Calls = Vec<(usize, String)>;
+
 /// What an answer shows of the reasoning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Thinking {
@@ -69,7 +72,7 @@ struct Plan {
 /// Reads the body of a request for an answer.
 pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<MessagesRequest, ApiError> {
     let mut fields = Fields::new(body, "")?;
-    let (conversation, plan) = prompt(&mut fields, config)?;
+    let (conversation, calls, plan) = prompt(&mut fields, config)?;
     let max_tokens = (fields.integer("max_tokens", 0..=i64::MAX)?)
         .ok_or_else(|| fields.missing("max_tokens"))?;
     let generate = Generate {
@@ -95,6 +98,7 @@ pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<MessagesReques
     Ok(MessagesRequest {
         chat: ChatRequest {
             conversation,
+            calls,
             generate,
             include_reasoning: plan.shown == Thinking::Shown,
             names_tier: false,
@@ -104,15 +108,18 @@ pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<MessagesReques
 }
 
 /// Reads the body of a request to count the prompt's tokens.
-pub(crate) fn count(body: Value, config: &ApiConfig) -> Result<Conversation, ApiError> {
+pub(crate) fn count(body: Value, config: &ApiConfig) -> Result<(Conversation, Calls), ApiError> {
     let mut fields = Fields::new(body, "")?;
-    let (conversation, _) = prompt(&mut fields, config)?;
+    let (conversation, calls, _) = prompt(&mut fields, config)?;
     fields.finish(UNSUPPORTED)?;
-    Ok(conversation)
+    Ok((conversation, calls))
 }
 
 /// Takes what both requests have: all that decides about the prompt.
-fn prompt(fields: &mut Fields, config: &ApiConfig) -> Result<(Conversation, Plan), ApiError> {
+fn prompt(
+    fields: &mut Fields,
+    config: &ApiConfig,
+) -> Result<(Conversation, Calls, Plan), ApiError> {
     model(fields, config)?;
     let system = blocks::system(fields)?;
     let dialogue = blocks::messages(fields, system)?;
@@ -132,7 +139,7 @@ fn prompt(fields: &mut Fields, config: &ApiConfig) -> Result<(Conversation, Plan
         tools,
         turns: dialogue.turns,
     };
-    Ok((conversation, plan))
+    Ok((conversation, dialogue.calls, plan))
 }
 
 fn sampling(fields: &mut Fields) -> Result<SamplingParams, ApiError> {
