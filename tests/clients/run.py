@@ -89,6 +89,20 @@ SUITES = [
         "async-openai",
         "Client::with_config(OpenAIConfig::new().with_api_base(URL).with_api_key(KEY))",
     ),
+    Suite(
+        "anthropic-python",
+        "anthropic (Python)",
+        "python",
+        "anthropic",
+        "Anthropic(base_url=URL_WITHOUT_V1, api_key=KEY)",
+    ),
+    Suite(
+        "anthropic-node",
+        "anthropic (Node)",
+        "node",
+        "@anthropic-ai/sdk",
+        "new Anthropic({ baseURL: URL_WITHOUT_V1, apiKey: KEY })",
+    ),
     Suite("schemathesis", "Schemathesis", "schemathesis", "schemathesis", ""),
 ]
 
