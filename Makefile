@@ -16,7 +16,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-rust test-e2e test-browser test-clients check fmt fmt-check lint openapi openapi-check openapi-lint
-.PHONY: config doc bench load hostile eval model clean
+.PHONY: config doc bench bench-peers load hostile eval model clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -105,6 +105,21 @@ hostile: build $(LOADTEST) ## Send 10,000 hostile requests; fails on a wrong ans
 $(LOADTEST):
 	$(CARGO) build --release --locked -p gossamer-loadtest
 
+# make bench-peers PEERS="--layers 4 --only agree,decode" for a part; PEERS="--help" lists the options. Big files go to WORK.
+PEERS ?=
+PEERS_WORK ?= build/bench-peers
+PEERS_VENV := .venv-peers
+bench-peers: $(PEERS_VENV)/.installed ## Measure Gossamer beside llama.cpp at 20B's shape (30 GB of disk, 17 GB of memory, an hour or two)
+	$(CARGO) build --release --locked -p gossamer-gateway -p gossamer-loadtest
+	$(CARGO) build --release --locked -p gossamer-testkit --bin gossamer-make-model
+	$(CARGO) build --release --locked -p gossamer-engine --example speed
+	$(PEERS_VENV)/bin/python bench-peers/bench_peers.py --work $(PEERS_WORK) --programs $(TARGET)/release $(PEERS)
+
+$(PEERS_VENV)/.installed: bench-peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
 eval: $(MODEL_VENV)/.installed ## Score the embedded model on held-out items and 1000 samples (makes .venv-model, with PyTorch)
 	cd models/tiny && ../../$(MODEL_VENV)/bin/python eval.py --vocab $(VOCABULARY) --samples 1000
 
@@ -123,4 +138,4 @@ $(MODEL_VENV)/.installed: models/tiny/requirements.txt
 
 clean: ## Remove everything that was built
 	$(CARGO) clean
-	rm -rf $(VENV) $(VENV)-clients $(BROWSER_VENV) $(MODEL_VENV) openapi/node_modules tests/clients/*/node_modules
+	rm -rf $(VENV) $(VENV)-clients $(PEERS_VENV) $(BROWSER_VENV) $(MODEL_VENV) openapi/node_modules tests/clients/*/node_modules

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::client::Outcome;
+use crate::client::{Measured, Outcome};
 use crate::run::{Held, Run};
 use crate::scenario::Scenario;
 
@@ -28,6 +28,9 @@ pub struct Report {
     pub tokens_per_s: f64,
     pub ttft_ms: Option<Percentiles>,
     pub itl_ms: Option<Percentiles>,
+    /// Time per output token of each request after its first: what an inter-token latency is where chunks carry
+    /// several tokens or none.
+    pub tpot_ms: Option<Percentiles>,
     /// What the server held after the run; absent if it does not say.
     pub held: Option<Held>,
     /// Error texts and how often each came.
@@ -71,7 +74,7 @@ impl Report {
                 Outcome::Failed(text) => *errors.entry(text.clone()).or_insert(0) += 1,
             }
         }
-        let sum = |of: fn(&crate::client::Measured) -> u64| run.measured.iter().map(of).sum();
+        let sum = |of: fn(&Measured) -> u64| run.measured.iter().map(of).sum();
         let completion_tokens: u64 = sum(|m| m.completion_tokens);
         let wall_s = run.wall.as_secs_f64();
         let mut report = Self {
@@ -87,6 +90,7 @@ impl Report {
             tokens_per_s: completion_tokens as f64 / wall_s,
             ttft_ms: Percentiles::of(run.measured.iter().filter_map(|m| m.first_token).collect()),
             itl_ms: Percentiles::of(run.measured.iter().flat_map(|m| m.gaps.clone()).collect()),
+            tpot_ms: Percentiles::of(run.measured.iter().filter_map(time_per_token).collect()),
             held,
             errors,
             failures: Vec::new(),
@@ -145,6 +149,13 @@ impl Report {
     }
 }
 
+/// From the first token to the last, shared by the tokens after the first.
+fn time_per_token(measured: &Measured) -> Option<Duration> {
+    let others = u32::try_from(measured.completion_tokens.checked_sub(1)?).ok()?;
+    measured.first_token?;
+    measured.gaps.iter().sum::<Duration>().checked_div(others)
+}
+
 /// A line per scenario, for people.
 pub fn table(reports: &[Report]) -> String {
     let head = [
@@ -170,7 +181,10 @@ pub fn table(reports: &[Report]) -> String {
         };
         rows.push(vec![
             report.scenario.clone(),
-            report.concurrency.to_string(),
+            match report.concurrency {
+                0 => "arriving".to_owned(),
+                streams => streams.to_string(),
+            },
             report.completed.to_string(),
             report.went_away.to_string(),
             report.failed.to_string(),
@@ -201,7 +215,6 @@ pub fn table(reports: &[Report]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Measured;
 
     fn scenario(thresholds: &str) -> Scenario {
         let text = format!(
@@ -243,6 +256,7 @@ mod tests {
         assert_eq!(report.tokens_per_s, 15.0);
         let ttft = report.ttft_ms.as_ref().unwrap();
         assert_eq!((ttft.p50, ttft.p95), (20.0, 30.0));
+        assert_eq!(report.tpot_ms.as_ref().unwrap().p95, 5.0);
         assert_eq!(report.failures, Vec::<String>::new());
         assert!(table(&[report]).contains("15.0"));
     }

@@ -1,4 +1,4 @@
-//! Sends a scenario's requests, so many at a time, and gathers what happened.
+//! Sends a scenario's requests, so many at a time or as they arrive, and gathers what happened.
 //!
 //! Knows when, not what: building requests is `scenario`'s, timing one is `client`'s.
 //! Invariant: one measurement per request of the scenario, also when the time limit cuts it short.
@@ -33,6 +33,21 @@ pub async fn run(scenario: &Scenario, target: &Target, model: &str) -> Run {
     }
 
     let start = Instant::now();
+    if let Some(times) = scenario.arrivals() {
+        let mut clients = JoinSet::new();
+        for (request, at) in requests.into_iter().zip(times) {
+            let target = target.clone();
+            let arrival = start + Duration::from_secs_f64(at);
+            clients.spawn(async move {
+                tokio::time::sleep_until(arrival.min(deadline).into()).await;
+                target.measure(&request, deadline).await
+            });
+        }
+        return Run {
+            measured: clients.join_all().await,
+            wall: start.elapsed(),
+        };
+    }
     let queue = Arc::new(Mutex::new(requests));
     let mut clients = JoinSet::new();
     for _ in 0..scenario.concurrency.min(scenario.requests) {

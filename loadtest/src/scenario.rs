@@ -15,8 +15,13 @@ pub struct Scenario {
     pub name: String,
     /// Requests in all.
     pub requests: usize,
-    /// Requests at the same time.
+    /// Requests at the same time, each client sending its next one when it has the answer to its last. This, or
+    /// `arrivals_per_s`.
+    #[serde(default)]
     pub concurrency: usize,
+    /// Requests arrive by themselves, so many a second in the mean, however many are being answered: a Poisson process.
+    #[serde(default)]
+    pub arrivals_per_s: Option<f64>,
     /// The scenario is stopped, and fails, after this many seconds.
     pub time_limit_s: u64,
     /// Chooses kinds, prompts and cancellations.
@@ -40,8 +45,15 @@ pub struct Kind {
     pub weight: u64,
     /// `chat` or `completions`.
     pub endpoint: Endpoint,
-    /// One is drawn per request.
+    /// One is drawn per request. Or `prompt_tokens`.
+    #[serde(default)]
     pub prompts: Vec<String>,
+    /// The prompt is so many random token ids, at least and at most: lengths that every server sees alike.
+    #[serde(default)]
+    pub prompt_tokens: Option<[u64; 2]>,
+    /// `max_tokens` of each request is drawn, at least and at most.
+    #[serde(default)]
+    pub max_tokens: Option<[u64; 2]>,
     /// Random words put before the prompt, at least and at most: makes prompts long and different.
     #[serde(default)]
     pub filler_words: Option<[u64; 2]>,
@@ -104,6 +116,9 @@ fn yes() -> bool {
     true
 }
 
+/// Ids of ordinary tokens in GPT-OSS's vocabulary: all before the special ones.
+const ORDINARY_TOKENS: u64 = 199_998;
+
 /// Ordinary words, about a token each.
 const WORDS: &[&str] = &[
     "river", "table", "green", "morning", "letter", "window", "seven", "garden", "music", "paper",
@@ -128,20 +143,42 @@ impl Scenario {
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.requests == 0 || self.concurrency == 0 || self.time_limit_s == 0 {
-            return Err("requests, concurrency and time_limit_s must be at least 1".to_owned());
+        if self.requests == 0 || self.time_limit_s == 0 {
+            return Err("requests and time_limit_s must be at least 1".to_owned());
+        }
+        match self.arrivals_per_s {
+            None if self.concurrency == 0 => {
+                return Err("either concurrency or arrivals_per_s is needed".to_owned());
+            }
+            Some(_) if self.concurrency > 0 => {
+                return Err("concurrency and arrivals_per_s exclude each other".to_owned());
+            }
+            Some(rate) if !(rate.is_finite() && rate > 0.0) => {
+                return Err("arrivals_per_s must be more than 0".to_owned());
+            }
+            _ => {}
         }
         if self.mix.iter().map(|kind| kind.weight).sum::<u64>() == 0 {
             return Err("mix needs a kind with a weight".to_owned());
         }
         for kind in &self.mix {
-            if kind.prompts.is_empty() {
-                return Err("prompts is empty".to_owned());
+            if kind.prompts.is_empty() == kind.prompt_tokens.is_none() {
+                return Err("a kind needs either prompts or prompt_tokens".to_owned());
+            }
+            if kind.prompt_tokens.is_some()
+                && (kind.endpoint == Endpoint::Chat || kind.filler_words.is_some())
+            {
+                return Err("prompt_tokens go to completions, without filler_words".to_owned());
             }
             if kind.cancel_percent > 0 && kind.cancel_after_ms.is_none() {
                 return Err("cancel_percent needs cancel_after_ms".to_owned());
             }
-            let ranges = [kind.filler_words, kind.cancel_after_ms];
+            let ranges = [
+                kind.filler_words,
+                kind.cancel_after_ms,
+                kind.prompt_tokens,
+                kind.max_tokens,
+            ];
             if ranges.into_iter().flatten().any(|[low, high]| low > high) {
                 return Err("a range has its larger number first".to_owned());
             }
@@ -161,6 +198,19 @@ impl Scenario {
                 request
             })
             .collect()
+    }
+
+    /// When each measured request arrives, in seconds from the first moment on; `None` if clients take turns instead.
+    pub fn arrivals(&self) -> Option<Vec<f64>> {
+        let rate = self.arrivals_per_s?;
+        // Not the stream of `build`: another rate must not change the requests.
+        let mut random = Random(!self.seed);
+        let mut at = 0.0;
+        let times = (0..self.requests).map(|_| {
+            at += -(1.0 - random.unit()).ln() / rate;
+            at
+        });
+        Some(times.collect())
     }
 
     fn draw(&self, random: &mut Random, model: &str) -> Request {
@@ -187,9 +237,25 @@ impl Kind {
                 text.push(' ');
             }
         }
-        text.push_str(&self.prompts[random.below(self.prompts.len() as u64) as usize]);
+        let prompt = match self.prompt_tokens {
+            Some(range) => {
+                let count = random.within(range);
+                json!(
+                    (0..count)
+                        .map(|_| random.below(ORDINARY_TOKENS))
+                        .collect::<Vec<_>>()
+                )
+            }
+            None => {
+                text.push_str(&self.prompts[random.below(self.prompts.len() as u64) as usize]);
+                json!(text)
+            }
+        };
 
         let mut body = self.body.clone();
+        if let Some(range) = self.max_tokens {
+            body.insert("max_tokens".into(), json!(random.within(range)));
+        }
         body.insert("model".into(), json!(model));
         body.insert("stream".into(), json!(self.stream));
         if self.stream {
@@ -199,12 +265,12 @@ impl Kind {
             Endpoint::Chat => {
                 body.insert(
                     "messages".into(),
-                    json!([{"role": "user", "content": text}]),
+                    json!([{"role": "user", "content": prompt}]),
                 );
                 "/v1/chat/completions"
             }
             Endpoint::Completions => {
-                body.insert("prompt".into(), json!(text));
+                body.insert("prompt".into(), prompt);
                 "/v1/completions"
             }
         };
@@ -234,6 +300,11 @@ impl Random {
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
+    }
+
+    /// In `0.0..1.0`, evenly.
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// In `0..bound`, which is at least 1.
@@ -323,8 +394,73 @@ mod tests {
         assert!(waits.iter().all(|wait| (5..=9).contains(wait)));
     }
 
+    fn ragged() -> Scenario {
+        toml::from_str(
+            r#"
+            name = "ragged"
+            requests = 2000
+            arrivals_per_s = 4.0
+            time_limit_s = 1
+            thresholds = { max_error_percent = 0.0 }
+            [[mix]]
+            endpoint = "completions"
+            prompt_tokens = [20, 600]
+            max_tokens = [16, 200]
+            body = { ignore_eos = true }
+            "#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn arrivals_have_the_rate_asked_for_and_do_not_change_the_requests() {
+        let mut scenario = ragged();
+        scenario.check().unwrap();
+        let times = scenario.arrivals().unwrap();
+        assert!(times.is_sorted() && times.len() == 2000);
+        assert!((450.0..550.0).contains(&times[1999]), "{}", times[1999]);
+        let bodies = |scenario: &Scenario| -> Vec<String> {
+            scenario.build("m").into_iter().map(|r| r.body).collect()
+        };
+        let before = bodies(&scenario);
+        scenario.arrivals_per_s = Some(8.0);
+        assert_eq!(before, bodies(&scenario));
+        let faster = scenario.arrivals().unwrap();
+        assert!((faster[1999] * 2.0 - times[1999]).abs() < 1e-6);
+    }
+
+    #[test]
+    fn token_prompts_and_answers_have_lengths_within_their_ranges() {
+        for request in ragged().build("m") {
+            let body: Value = serde_json::from_str(&request.body).unwrap();
+            let prompt = body["prompt"].as_array().unwrap();
+            assert!((20..=600).contains(&prompt.len()));
+            assert!(
+                prompt
+                    .iter()
+                    .all(|id| id.as_u64().unwrap() < ORDINARY_TOKENS)
+            );
+            assert!((16..=200).contains(&body["max_tokens"].as_u64().unwrap()));
+            assert_eq!(body["ignore_eos"], true);
+        }
+    }
+
     #[test]
     fn contradictions_are_refused() {
+        let changes: [fn(&mut Scenario); 7] = [
+            |scenario| scenario.concurrency = 1,
+            |scenario| scenario.arrivals_per_s = None,
+            |scenario| scenario.arrivals_per_s = Some(0.0),
+            |scenario| scenario.mix[0].prompts.push("a".to_owned()),
+            |scenario| scenario.mix[0].prompt_tokens = None,
+            |scenario| scenario.mix[0].endpoint = Endpoint::Chat,
+            |scenario| scenario.mix[0].max_tokens = Some([2, 1]),
+        ];
+        for change in changes {
+            let mut scenario = ragged();
+            change(&mut scenario);
+            assert!(scenario.check().is_err());
+        }
         let mut scenario = scenarios().remove(0);
         scenario.mix[0].filler_words = Some([2, 1]);
         assert!(scenario.check().is_err());
