@@ -13,9 +13,12 @@ import schemathesis
 MODEL = os.environ["CLIENTS_MODEL"]
 # Most that a generated request may ask for. The schema's own bounds allow hours of work.
 BOUNDS = {"max_tokens": 8, "max_completion_tokens": 8, "max_reasoning_tokens": 4, "min_tokens": 4, "n": 2, "best_of": 2}
+BOUNDS["max_output_tokens"] = 8
 # Fields that are refused without another one.
 NEEDS = {"stream_options": "stream", "top_logprobs": "logprobs", "tool_choice": "tools", "parallel_tool_calls": "tools"}
 EVENTS = "text/event-stream"
+# Of streams whose events have names.
+LAST_EVENTS = ("message_stop", "response.completed", "response.incomplete", "response.failed")
 
 # Path and method of an operation that streams, to a validator of what stands behind `data:`.
 event_schemas = {}
@@ -32,6 +35,10 @@ def before_call(context, case, kwargs):
     for field, bound in BOUNDS.items():
         if type(body.get(field)) is int and body[field] > bound:
             body[field] = bound
+    if case.operation.path == "/v1/responses":
+        if body.get("max_output_tokens") is None:
+            body["max_output_tokens"] = BOUNDS["max_output_tokens"]
+        return
     counts = case.operation.path.endswith("/count_tokens")
     if not counts and body.get("max_tokens") is None and body.get("max_completion_tokens") is None:
         body["max_tokens"] = BOUNDS["max_tokens"]
@@ -53,6 +60,12 @@ def make_sense(body):
     if "messages" in body and draw.random() < 0.7:
         body["messages"] = [{"role": "user", "content": "Hello!"}]
         for field in ("tools", "tool_choice", "parallel_tool_calls"):
+            body.pop(field, None)
+
+
+    if "input" in body and draw.random() < 0.7:
+        body["input"] = "Hello!"
+        for field in ("tools", "tool_choice", "previous_response_id", "background"):
             body.pop(field, None)
 
 
@@ -80,12 +93,12 @@ def events_are_as_described(ctx, response, case):
         return
     validator = event_schemas[case.operation.path, case.operation.method]
     blocks = [block for block in response.content.decode().split("\n\n") if block and not block.startswith(":")]
-    if case.operation.path.startswith("/v1/messages"):
-        # Anthropic's events are named after their types, and the last one is one of them.
+    if case.operation.path.startswith(("/v1/messages", "/v1/responses")):
+        # These events are named after their types, and the last one is one of them.
         named = [block.split("\n", 1) for block in blocks]
         assert all(name == f"event: {json.loads(data.removeprefix('data: '))['type']}" for name, data in named), blocks
         events = [data.removeprefix("data: ") for _, data in named]
-        assert named[-1][0] == "event: message_stop", f"the last event is {events[-1]}"
+        assert named[-1][0].removeprefix("event: ") in LAST_EVENTS, f"the last event is {events[-1]}"
     else:
         assert all(block.startswith("data: ") for block in blocks), blocks
         *events, last = [block.removeprefix("data: ") for block in blocks]
