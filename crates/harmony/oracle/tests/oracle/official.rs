@@ -117,6 +117,8 @@ fn turn_messages(turn: &Turn) -> Vec<Message> {
             messages.extend(content.as_deref().map(|text| said("final", text)));
             messages
         }
+        // What stands for the same message by message; the strategies make none.
+        Turn::Generated { plain, .. } => turn_messages(plain),
         Turn::ToolResult { name, content } => {
             let author = Author::new(Role::Tool, format!("functions.{name}"));
             vec![
