@@ -143,6 +143,9 @@ def noise(rounds: list[dict]) -> list[str]:
     """Runs that others disturbed, so that nobody takes them for results."""
     out = []
     for number, entry in enumerate(rounds, 1):
+        others = entry["bounds"]["others"] if "bounds" in entry else 0.0
+        if others > NOISE:
+            out.append(f"NOISE: round {number}, bounds: others used {others:.0%} of the machine; the bounds are too low")
         for part in (*TITLES, "mix"):
             for side in SIDES if part in entry else ():
                 others = entry[part][side]["others"]

@@ -14,7 +14,7 @@ use actix_web::{Error, HttpResponse};
 
 use crate::state::{ApiConfig, AppState};
 
-const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, OPTIONS");
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, DELETE, OPTIONS");
 /// What every client may send. `Authorization` is never covered by a wildcard and has to be named.
 const REQUEST_HEADERS: [&str; 4] = ["authorization", "content-type", "x-api-key", "x-request-id"];
 /// What a page may read, besides the few headers that it always may.

@@ -88,6 +88,10 @@ error_table! {
     MissingScope => FORBIDDEN, "invalid_request_error", "missing_scope";
     /// No such model.
     ModelNotFound => NOT_FOUND, "invalid_request_error", "model_not_found";
+    /// No such response, or not one of this key's.
+    ResponseNotFound => NOT_FOUND, "invalid_request_error", "response_not_found";
+    /// The response that is to be continued, or one before it, is not there (any more).
+    PreviousResponseNotFound => BAD_REQUEST, "invalid_request_error", "previous_response_not_found";
     /// The head or the framing of a request is not HTTP/1.1.
     MalformedRequest => BAD_REQUEST, "invalid_request_error", "malformed_request";
     /// The request line and headers are larger or more than the server reads.
@@ -171,6 +175,17 @@ impl ApiError {
     #[must_use]
     pub fn with_param(mut self, param: impl Into<String>) -> Self {
         self.param = Some(param.into().into_boxed_str());
+        self
+    }
+
+    /// Names the field as the client did, if `own` knows its name; the path stands in the message too.
+    #[must_use]
+    pub(crate) fn renamed(mut self, own: fn(&str) -> Option<String>) -> Self {
+        if let Some(path) = self.param.take() {
+            let new = own(&path).unwrap_or_else(|| path.to_string());
+            self.message = self.message.replace(&*path, &new).into();
+            self.param = Some(new.into());
+        }
         self
     }
 

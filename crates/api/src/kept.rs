@@ -216,6 +216,7 @@ impl KeptTurn {
         let mut said = Said::default();
         for piece in update.pieces {
             match piece {
+                Piece::Begin(_) => {}
                 Piece::Reasoning(text) => said.reasoning.push_str(&text),
                 Piece::Content(text) => said.content.push_str(&text),
                 Piece::ToolCall { name, .. } => said.calls.push(ToolCall {

@@ -30,6 +30,7 @@ mod server;
 mod sse;
 mod state;
 mod stop;
+mod store;
 mod validate;
 pub mod wire;
 
@@ -39,4 +40,5 @@ pub use openapi::openapi;
 pub use request_id::REQUEST_ID;
 pub use server::{ServerConfig, serve};
 pub use state::{ApiConfig, AppState, PromptDate, civil_date, unix_seconds};
+pub use store::{ResponseStore, StoreConfig, StoreError};
 pub use wire::models::ServerInfo;

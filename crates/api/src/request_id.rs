@@ -49,8 +49,10 @@ pub(crate) struct RequestContext {
     body_read: Cell<bool>,
     /// Who asks; set by the guard.
     principal: OnceCell<Arc<str>>,
-    /// The request's place under the limits of its key. Given back when the log ends, with the last byte of the answer.
+    /// The request's place under the limits of its key. Given back when the log ends, with the last byte of the answer,
+    /// unless the work goes on without the client.
     lease: RefCell<Option<Lease>>,
+    outlives_answer: Cell<bool>,
 }
 
 impl RequestContext {
@@ -81,6 +83,11 @@ impl RequestContext {
     pub fn principal(&self) -> Arc<str> {
         let nobody = || Arc::from("anonymous");
         self.principal.get().cloned().unwrap_or_else(nobody)
+    }
+
+    /// The request is worked on after its answer was sent, until nobody holds the context any more.
+    pub fn outlive_answer(&self) {
+        self.outlives_answer.set(true);
     }
 
     /// Takes the tokens of the prompt from what the key may use.
@@ -121,6 +128,7 @@ impl RequestContext {
             body_read: Cell::new(false),
             principal: OnceCell::new(),
             lease: RefCell::new(None),
+            outlives_answer: Cell::new(false),
         }
     }
 }
@@ -302,7 +310,9 @@ impl RequestLog {
 
 impl Drop for RequestLog {
     fn drop(&mut self) {
-        self.context.lease.take();
+        if !self.context.outlives_answer.get() {
+            self.context.lease.take();
+        }
         let took = self.context.arrived.elapsed();
         let status = self
             .status

@@ -72,6 +72,18 @@ impl Frames {
         self.bytes.extend_from_slice(b"\n\n");
     }
 
+    /// Adds an event with a name, whose data is JSON already.
+    pub fn event_text(&mut self, name: &str, json: &str) {
+        for part in ["event: ", name, "\ndata: ", json, "\n\n"] {
+            self.bytes.extend_from_slice(part.as_bytes());
+        }
+    }
+
+    /// What is to be sent.
+    pub fn into_bytes(self) -> Bytes {
+        self.bytes.into()
+    }
+
     /// Adds a comment, which clients skip.
     pub fn comment(&mut self, text: &str) {
         self.bytes.extend_from_slice(b": ");
@@ -108,9 +120,20 @@ pub(crate) fn respond(
         begun: false,
         ended: false,
     };
-    let body = stream::unfold(events, |mut events| async move {
-        let bytes = events.next().await?;
-        Some((Ok::<_, actix_web::Error>(bytes), events))
+    stream_of(events, async |events: &mut Stream<_>| events.next().await)
+}
+
+/// Keeps a silent stream open.
+pub(crate) const HEARTBEAT: Bytes = Bytes::from_static(b": ping\n\n");
+
+/// An answer of events: `next` gives some bytes, until there are none.
+pub(crate) fn stream_of<S: 'static>(
+    source: S,
+    next: impl AsyncFn(&mut S) -> Option<Bytes> + 'static,
+) -> HttpResponse {
+    let body = stream::unfold((source, next), |(mut source, next)| async move {
+        let bytes = next(&mut source).await?;
+        Some((Ok::<_, actix_web::Error>(bytes), (source, next)))
     });
     HttpResponse::Ok()
         .content_type("text/event-stream; charset=utf-8")
@@ -141,7 +164,7 @@ impl<C: Chunks> Stream<C> {
                         Err(_) => {
                             let mut frames = Frames::default();
                             self.chunks.heartbeat(&mut frames);
-                            return Some(frames.bytes.into());
+                            return Some(frames.into_bytes());
                         }
                     }
                 }
@@ -167,7 +190,7 @@ impl<C: Chunks> Stream<C> {
                 None => return None,
             }
             if !frames.bytes.is_empty() {
-                return Some(frames.bytes.into());
+                return Some(frames.into_bytes());
             }
         }
     }

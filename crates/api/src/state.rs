@@ -13,6 +13,8 @@ use gossamer_scheduler::SchedulerHandle;
 use crate::auth::Auth;
 use crate::kept::{Keeper, KeptBounds, KeptTurns};
 use crate::routes::BodyMemory;
+use crate::routes::responses::Responses;
+use crate::store::ResponseStore;
 use crate::wire::models::ServerInfo;
 
 /// Settings of the HTTP layer. The gateway fills in every field; there are no defaults here.
@@ -90,6 +92,7 @@ pub struct AppState {
     pub(crate) auth: Arc<Auth>,
     pub(crate) bodies: BodyMemory,
     pub(crate) grammars: Arc<GrammarCache>,
+    pub(crate) responses: Arc<Responses>,
     kept: Arc<KeptTurns>,
     /// Turns the salts that clients choose into the scheduler's. Its keys are random, so nobody can look for two salts
     /// that are the same to it.
@@ -107,6 +110,7 @@ impl AppState {
         config: ApiConfig,
         info: ServerInfo,
         auth: Auth,
+        store: ResponseStore,
     ) -> Self {
         // Built on first use, which takes a while: now, and not under the first request.
         let _ = Tokenizer::get();
@@ -120,10 +124,16 @@ impl AppState {
             auth: Arc::new(auth),
             bodies: BodyMemory::default(),
             grammars: Arc::default(),
+            responses: Arc::new(Responses::new(store)),
             salts: RandomState::new(),
             started: Instant::now(),
             created: unix_seconds(),
         }
+    }
+
+    /// Returns when no response is worked on in the background and all that have ended are kept.
+    pub async fn settled(&self) {
+        self.responses.settled().await;
     }
 
     /// Where the turns of this principal's requests are kept.

@@ -75,7 +75,7 @@ pub fn banner(
         ("address", format!("http://{address}")),
         (
             "",
-            "/v1/chat/completions  /v1/completions  /v1/models  /health  /ready  /metrics  /info"
+            "/v1/chat/completions  /v1/responses  /v1/completions  /v1/models  /health  /ready  /metrics  /info"
                 .to_owned(),
         ),
     ];

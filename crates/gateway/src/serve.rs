@@ -1,6 +1,6 @@
 //! The order in which things start and stop.
 //!
-//! Start: logs, port, credentials, model, scheduler, one token, banner, HTTP. Stop: refuse new work, let running work finish or
+//! Start: logs, port, credentials, stored responses, model, scheduler, one token, banner, HTTP. Stop: refuse new work, let running work finish or
 //! time out, close connections, end the worker.
 //! Invariant: whatever was started is stopped before the function returns, and success means a stop that was asked for.
 
@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use crate::progress::Progress;
 use gossamer_api::auth::{Auth, AuthError};
-use gossamer_api::{ApiConfig, AppState, PromptDate, ServerConfig, ServerInfo};
+use gossamer_api::{
+    ApiConfig, AppState, PromptDate, ResponseStore, ServerConfig, ServerInfo, StoreError,
+};
 use gossamer_engine::{Engine, EngineConfig, EngineInfo, KvCacheSize, LoadError, ModelSource};
 use gossamer_metrics::Metrics;
 use gossamer_scheduler::{SchedulerConfig, SchedulerHandle, Worker};
@@ -46,6 +48,9 @@ pub enum ServeError {
     /// A file of credentials cannot be used.
     #[error(transparent)]
     Auth(#[from] AuthError),
+    /// The file of responses cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The model cannot be loaded.
     #[error("cannot load the model {model}: {source}")]
     Load { model: String, source: LoadError },
@@ -88,6 +93,10 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
 
     let metrics = Metrics::new();
     metrics.engine.build(env!("CARGO_PKG_VERSION"));
+    let store = match &config.responses {
+        None => ResponseStore::off(),
+        Some(store) => ResponseStore::open(store, metrics.api.clone())?,
+    };
     let executor = load(config)?;
     let engine = executor.info().clone();
     let weight_bytes = usize::try_from(engine.weight_bytes).unwrap_or(usize::MAX);
@@ -132,6 +141,7 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
             api_config(config),
             server_info(config, &engine),
             auth,
+            store,
         );
         let longest = scheduler.max_sequence_len();
         let text = banner(config, &engine, scheduler.capacity(), longest, address);
@@ -255,7 +265,7 @@ async fn run(
     worker: Worker,
     mut signals: Signals,
 ) -> Result<(), ServeError> {
-    let server = gossamer_api::serve(listener, &server_config(config), state)?;
+    let server = gossamer_api::serve(listener, &server_config(config), state.clone())?;
     let http = server.handle();
     let mut server = tokio::spawn(server);
     let mut worker = health::end_of(worker);
@@ -296,6 +306,8 @@ async fn run(
     // What is left fails now, so that its clients hear of it before the connection closes.
     scheduler.stop();
     if !matches!(result, Err(ServeError::Interrupted)) {
+        // Responses in the background are kept by tasks of the HTTP threads.
+        let _ = tokio::time::timeout(FLUSH, state.settled()).await;
         http.stop(true).await;
         // The step being executed may still be running.
         let _ = tokio::time::timeout(FLUSH, worker).await;

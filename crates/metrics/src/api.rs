@@ -21,6 +21,9 @@ pub struct ApiMetrics {
     repairs: IntCounterVec,
     grammar_lookups: IntCounterVec,
     grammar_compile: Histogram,
+    responses_stored: IntGauge,
+    responses_stored_bytes: IntGauge,
+    responses_evicted: IntCounterVec,
 }
 
 impl ApiMetrics {
@@ -38,6 +41,9 @@ impl ApiMetrics {
             repairs: catalog.harmony_repairs.clone(),
             grammar_lookups: catalog.grammar_lookups.clone(),
             grammar_compile: catalog.grammar_compile.clone(),
+            responses_stored: catalog.responses_stored.clone(),
+            responses_stored_bytes: catalog.responses_stored_bytes.clone(),
+            responses_evicted: catalog.responses_evicted.clone(),
         }
     }
 
@@ -100,6 +106,17 @@ impl ApiMetrics {
     /// The harmony parser repaired `count` deviations of this kind.
     pub fn harmony_repairs(&self, kind: &'static str, count: u64) {
         self.repairs.with_label_values(&[kind]).inc_by(count);
+    }
+
+    /// What the store of responses holds.
+    pub fn responses_stored(&self, count: i64, bytes: i64) {
+        self.responses_stored.set(count);
+        self.responses_stored_bytes.set(bytes);
+    }
+
+    /// A response was removed to keep a bound; `reason` is `count`, `bytes` or `age`.
+    pub fn response_evicted(&self, reason: &'static str) {
+        self.responses_evicted.with_label_values(&[reason]).inc();
     }
 }
 

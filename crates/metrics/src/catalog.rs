@@ -75,6 +75,9 @@ pub(crate) struct Catalog {
     pub constrained_draws: IntCounterVec,
     pub grammar_lookups: IntCounterVec,
     pub grammar_compile: Histogram,
+    pub responses_stored: IntGauge,
+    pub responses_stored_bytes: IntGauge,
+    pub responses_evicted: IntCounterVec,
 
     pub engine_info: IntGaugeVec,
     pub weight_bytes: IntGauge,
@@ -119,6 +122,9 @@ impl Catalog {
             constrained_draws: register(r, IntCounterVec::new(Opts::new("gossamer_constrained_draws_total", "Tokens drawn under a constraint: part=\"header\" of a message, \"text\" without and \"body\" with a grammar; outcome=\"kept\" as the model drew it, \"masked\" drawn from what was allowed, \"dead_end\" nothing was."), &["part", "outcome"])),
             grammar_lookups: register(r, IntCounterVec::new(Opts::new("gossamer_grammar_lookups_total", "Grammars and schemas that requests asked for: result=\"hit\" in the cache, \"miss\" to be compiled."), &["result"])),
             grammar_compile: histogram(r, "gossamer_grammar_compile_seconds", "Compiling one grammar or schema, failures included.", COMPILE_BUCKETS),
+            responses_stored: gauge(r, "gossamer_responses_stored", "Responses kept for GET and previous_response_id."),
+            responses_stored_bytes: gauge(r, "gossamer_responses_stored_bytes", "Bytes of the responses that are kept."),
+            responses_evicted: register(r, IntCounterVec::new(Opts::new("gossamer_responses_evicted_total", "Responses removed to keep a bound of the store: reason=\"count\", \"bytes\", \"age\"."), &["reason"])),
 
             engine_info: register(r, IntGaugeVec::new(Opts::new("gossamer_engine_info", "1; the labels say what is loaded and what computes."), &["model", "backend", "kernels"])),
             weight_bytes: gauge(r, "gossamer_engine_weight_bytes", "Bytes of the model's weights."),

@@ -1,4 +1,5 @@
-//! What tests share: models of random weights; a scripted executor, a server on a free port, an HTTP and SSE client.
+//! What tests share: models of random weights; a scripted executor, a server on a free port, an HTTP and SSE client,
+//! a checker of streamed responses.
 //!
 //! Nothing here is linked into the server. The client knows nothing of the server's code: it speaks sockets and checks on
 //! every answer what every answer must have.
@@ -7,6 +8,7 @@ pub mod client;
 #[cfg(feature = "server")]
 mod control;
 pub mod random_model;
+pub mod response_events;
 #[cfg(feature = "server")]
 mod script;
 #[cfg(feature = "server")]

@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 
 use actix_web::dev::ServerHandle;
 use gossamer_api::auth::{Auth, AuthConfig};
-use gossamer_api::{ApiConfig, AppState, KeptBounds, PromptDate, ServerConfig, ServerInfo};
+use gossamer_api::{
+    ApiConfig, AppState, KeptBounds, PromptDate, ResponseStore, ServerConfig, ServerInfo,
+    StoreConfig,
+};
 use gossamer_metrics::Metrics;
 use gossamer_scheduler::{Capacity, KvGroup, SchedulerConfig, SchedulerHandle, Worker};
 
@@ -36,6 +39,8 @@ pub struct TestSetup {
     pub scheduler: SchedulerConfig,
     /// What the executor can hold.
     pub capacity: Capacity,
+    /// Where responses are kept; `None`: nowhere.
+    pub responses: Option<StoreConfig>,
 }
 
 impl TestSetup {
@@ -90,6 +95,12 @@ impl TestSetup {
                 block_bytes: 1024,
                 groups: vec![KvGroup::default()],
             },
+            responses: Some(StoreConfig {
+                path: None,
+                max_count: 1000,
+                max_bytes: 64 << 20,
+                max_age: Duration::from_secs(3600),
+            }),
         }
     }
 
@@ -138,7 +149,20 @@ impl TestServer {
             kv_cache_bytes: 0,
         };
         let auth = Auth::new(&setup.auth).expect("the files of credentials are usable");
-        let state = AppState::new(scheduler.clone(), metrics.clone(), setup.api, info, auth);
+        let store = match &setup.responses {
+            None => ResponseStore::off(),
+            Some(store) => {
+                ResponseStore::open(store, metrics.api.clone()).expect("the store opens")
+            }
+        };
+        let state = AppState::new(
+            scheduler.clone(),
+            metrics.clone(),
+            setup.api,
+            info,
+            auth,
+            store,
+        );
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let addr = listener
             .local_addr()

@@ -13,6 +13,7 @@ import schemathesis
 MODEL = os.environ["CLIENTS_MODEL"]
 # Most that a generated request may ask for. The schema's own bounds allow hours of work.
 BOUNDS = {"max_tokens": 8, "max_completion_tokens": 8, "max_reasoning_tokens": 4, "min_tokens": 4, "n": 2, "best_of": 2}
+BOUNDS["max_output_tokens"] = 8
 # Fields that are refused without another one.
 NEEDS = {"stream_options": "stream", "top_logprobs": "logprobs", "tool_choice": "tools", "parallel_tool_calls": "tools"}
 # What an answer may be held to, of which a request may name one; random ones hardly ever compile.
@@ -25,6 +26,8 @@ FORMS = {
     "structured_outputs": {"choice": ["x"]},
 }
 EVENTS = "text/event-stream"
+# Of streams whose events have names.
+LAST_EVENTS = ("message_stop", "response.completed", "response.incomplete", "response.failed")
 
 # Path and method of an operation that streams, to a validator of what stands behind `data:`.
 event_schemas = {}
@@ -41,7 +44,12 @@ def before_call(context, case, kwargs):
     for field, bound in BOUNDS.items():
         if type(body.get(field)) is int and body[field] > bound:
             body[field] = bound
-    if body.get("max_tokens") is None and body.get("max_completion_tokens") is None:
+    if case.operation.path == "/v1/responses":
+        if body.get("max_output_tokens") is None:
+            body["max_output_tokens"] = BOUNDS["max_output_tokens"]
+        return
+    counts = case.operation.path.endswith("/count_tokens")
+    if not counts and body.get("max_tokens") is None and body.get("max_completion_tokens") is None:
         body["max_tokens"] = BOUNDS["max_tokens"]
 
 
@@ -75,9 +83,18 @@ def make_sense(body):
             body.pop(field, None)
 
 
+    if "input" in body and draw.random() < 0.7:
+        body["input"] = "Hello!"
+        for field in ("tools", "tool_choice", "previous_response_id", "background"):
+            body.pop(field, None)
+
+
 @schemathesis.hook
 def before_load_schema(context, document):
     """Takes over the schemas of events: they are of what an event carries, and Schemathesis takes them for the event's."""
+    # The key is given in one header; made up in the other one, it would be a second credential.
+    document["components"]["securitySchemes"].pop("api_key")
+    document["security"] = [{"bearer": []}]
     components = {"components": document["components"]}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -96,9 +113,16 @@ def events_are_as_described(ctx, response, case):
         return
     validator = event_schemas[case.operation.path, case.operation.method]
     blocks = [block for block in response.content.decode().split("\n\n") if block and not block.startswith(":")]
-    assert all(block.startswith("data: ") for block in blocks), blocks
-    *events, last = [block.removeprefix("data: ") for block in blocks]
-    assert last == "[DONE]", f"the last event is {last}"
+    if case.operation.path.startswith(("/v1/messages", "/v1/responses")):
+        # These events are named after their types, and the last one is one of them.
+        named = [block.split("\n", 1) for block in blocks]
+        assert all(name == f"event: {json.loads(data.removeprefix('data: '))['type']}" for name, data in named), blocks
+        events = [data.removeprefix("data: ") for _, data in named]
+        assert named[-1][0].removeprefix("event: ") in LAST_EVENTS, f"the last event is {events[-1]}"
+    else:
+        assert all(block.startswith("data: ") for block in blocks), blocks
+        *events, last = [block.removeprefix("data: ") for block in blocks]
+        assert last == "[DONE]", f"the last event is {last}"
     for event in events:
         errors = [error.message for error in validator.iter_errors(json.loads(event))]
         assert not errors, f"{event}: {errors}"

@@ -93,6 +93,8 @@ pub(crate) enum Access {
     Credential,
     /// A credential with this scope.
     Scope(Scope),
+    /// The same, and using it counts against no limit: it runs nothing.
+    Unmetered(Scope),
 }
 
 /// Somebody who was recognized.
@@ -248,11 +250,13 @@ impl Auth {
         let anonymous = Arc::ptr_eq(&principal.id, &self.anonymous.id);
         match access {
             // What needs no credential at all is open to every one too.
-            Access::Scope(scope)
+            Access::Scope(scope) | Access::Unmetered(scope)
                 if principal.scopes.has(scope) || self.anonymous.scopes.has(scope) => {}
             Access::Credential if !anonymous || self.is_open() => {}
             _ if anonymous => return Err(Refusal::Missing),
-            Access::Scope(scope) => return Err(Refusal::Scope(scope)),
+            Access::Scope(scope) | Access::Unmetered(scope) => {
+                return Err(Refusal::Scope(scope));
+            }
             Access::Credential | Access::Open => {}
         }
         let limited =

@@ -1,7 +1,8 @@
 //! A chat answer: harmony tokens to reasoning, content and tool calls.
 //!
 //! Preambles (commentary without a recipient) are meant for the user and become content. Where the model writes several
-//! messages of one kind, a blank line stands between them: they are paragraphs of one text, to a client that shows it.
+//! messages of one kind, an answer that is one text has a blank line between them: they are its paragraphs, to a client that
+//! shows it. An answer that is a list of messages has each on its own.
 //! Stop strings and log-probabilities concern content only: hidden reasoning and arguments are neither searched nor
 //! scored.
 
@@ -10,15 +11,27 @@ use gossamer_metrics::ApiMetrics;
 use gossamer_scheduler::TokenLogprobs;
 
 use super::answer::AnswerText;
-use super::{Assembler, Piece, Update, logprobs};
+use super::{Assembler, Piece, Speech, Update, logprobs};
 use crate::kept::Keeper;
 use crate::request_id::random_id;
 use crate::wire::chat::FinishReason;
+
+/// What becomes of several messages of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Messages {
+    /// One text, with blank lines.
+    Joined,
+    /// Each is announced by [`Piece::Begin`], and its text is as the model wrote it. A message without text is not announced.
+    Apart,
+}
 
 /// See the file's header.
 pub(crate) struct ChatAssembler {
     parser: Parser,
     answer: AnswerText,
+    messages: Messages,
+    /// What the last text belonged to, where messages are kept apart.
+    speech: Option<Speech>,
     /// What the ids of calls begin with.
     call_prefix: &'static str,
     /// Functions were declared and may be called.
@@ -45,6 +58,8 @@ impl ChatAssembler {
         Self {
             parser: Parser::new(),
             answer: AnswerText::new(stop_strings),
+            messages: Messages::Joined,
+            speech: None,
             call_prefix,
             tools_allowed,
             keeper: None,
@@ -56,6 +71,12 @@ impl ChatAssembler {
             had_reasoning: false,
             had_content: false,
         }
+    }
+
+    /// Says what becomes of several messages of one kind; they are joined otherwise.
+    pub fn with_messages(mut self, messages: Messages) -> Self {
+        self.messages = messages;
+        self
     }
 
     /// Keeps what leads to calls, for when their results come.
@@ -71,20 +92,21 @@ impl ChatAssembler {
             }
             match delta {
                 Delta::Reasoning(text) => {
-                    let begins = std::mem::take(&mut self.at_beginning);
                     let had_some = std::mem::replace(&mut self.had_reasoning, true);
-                    let separator = if begins && had_some { SEPARATOR } else { "" };
+                    let separator = self.begin(Speech::Reasoning, had_some, update);
                     push_text(update, Piece::Reasoning(format!("{separator}{text}")));
                 }
-                Delta::Preamble(text) | Delta::Content(text) => self.content(&text, update),
+                Delta::Preamble(text) => self.content(Speech::Preamble, &text, update),
+                Delta::Content(text) => self.content(Speech::Answer, &text, update),
                 // A client that declared no functions cannot do anything with a call. Its text is not lost: what
                 // would be the arguments is shown as content.
                 Delta::ToolCall { .. } if !self.tools_allowed => {}
                 Delta::Arguments { text, .. } if !self.tools_allowed => {
-                    self.content(&text, update);
+                    self.content(Speech::Answer, &text, update);
                 }
                 Delta::ToolCall { index, name } => {
                     self.called = true;
+                    self.speech = None;
                     let id = random_id(self.call_prefix);
                     self.first_call.get_or_insert_with(|| id.clone());
                     update.pieces.push(Piece::ToolCall { index, id, name });
@@ -96,10 +118,25 @@ impl ChatAssembler {
         }
     }
 
-    fn content(&mut self, text: &str, update: &mut Update) {
+    /// Announces the message that the next text belongs to, or says what stands before that text.
+    fn begin(&mut self, speech: Speech, had_some: bool, update: &mut Update) -> &'static str {
         let begins = std::mem::take(&mut self.at_beginning);
+        match self.messages {
+            Messages::Joined if begins && had_some => SEPARATOR,
+            Messages::Joined => "",
+            Messages::Apart => {
+                if begins || self.speech != Some(speech) {
+                    self.speech = Some(speech);
+                    update.pieces.push(Piece::Begin(speech));
+                }
+                ""
+            }
+        }
+    }
+
+    fn content(&mut self, speech: Speech, text: &str, update: &mut Update) {
         let had_some = std::mem::replace(&mut self.had_content, true);
-        let separator = if begins && had_some { SEPARATOR } else { "" };
+        let separator = self.begin(speech, had_some, update);
         // The separator passes the search for stop strings too: what a client sees holds none. It goes in together with
         // the text, so that it does not count as the text of the token that was announced.
         let text = format!("{separator}{text}");
@@ -174,7 +211,7 @@ fn push_text(update: &mut Update, piece: Piece) {
         Piece::Reasoning(text) | Piece::Content(text) | Piece::Arguments { text, .. } => {
             text.is_empty()
         }
-        Piece::ToolCall { .. } => false,
+        Piece::Begin(_) | Piece::ToolCall { .. } => false,
     };
     if !empty {
         update.pieces.push(piece);
@@ -211,7 +248,7 @@ mod tests {
                 Piece::Reasoning(text) => said.reasoning.push_str(&text),
                 Piece::Content(text) => said.content.push_str(&text),
                 Piece::Arguments { text, .. } => said.arguments.push_str(&text),
-                Piece::ToolCall { .. } => {}
+                Piece::Begin(_) | Piece::ToolCall { .. } => {}
             }
         }
         said

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use gossamer_metrics::ApiMetrics;
 use gossamer_scheduler::{PromptLogprobs, TokenEvent, TokenLogprobs as RawLogprobs, TokenStream};
 
-pub(crate) use chat::{ChatAssembler, SEPARATOR};
+pub(crate) use chat::{ChatAssembler, Messages, SEPARATOR};
 pub(crate) use job::Job;
 pub(crate) use raw::RawAssembler;
 
@@ -32,9 +32,22 @@ use crate::validate::Generate;
 use crate::wire::chat::{FinishReason, TokenLogprob};
 use crate::wire::usage::{CompletionTokensDetails, PromptTokensDetails, Usage};
 
+/// What a message of the model is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speech {
+    /// Hidden reasoning.
+    Reasoning,
+    /// Said to the user on the way to a call.
+    Preamble,
+    /// The answer.
+    Answer,
+}
+
 /// A piece of text of one choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
+    /// Another message begins: what follows is its text. Only where messages are kept apart.
+    Begin(Speech),
     /// More reasoning.
     Reasoning(String),
     /// More of the answer.

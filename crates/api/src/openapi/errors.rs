@@ -54,6 +54,22 @@ const GENERATION: &[ErrorCode] = &[
     ErrorCode::ShuttingDown,
 ];
 
+/// A query that is refused.
+const QUERY: &[ErrorCode] = &[
+    ErrorCode::UnknownParameter,
+    ErrorCode::UnsupportedValue,
+    ErrorCode::InvalidType,
+    ErrorCode::InvalidValue,
+    ErrorCode::IntegerBelowMin,
+    ErrorCode::IntegerAboveMax,
+];
+
+/// Of responses.
+const RESPONSES: &[ErrorCode] = &[
+    ErrorCode::ResponseNotFound,
+    ErrorCode::PreviousResponseNotFound,
+];
+
 /// What any route may answer.
 const ANY: &[ErrorCode] = &[
     ErrorCode::MalformedRequest,
@@ -98,6 +114,33 @@ pub(crate) struct UnknownModel;
 impl IntoResponses for UnknownModel {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         by_status(&[&[ErrorCode::ModelNotFound], ANY])
+    }
+}
+
+/// Of a route that names a response in its path.
+pub(crate) struct UnknownResponse;
+
+impl IntoResponses for UnknownResponse {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        by_status(&[&RESPONSES[..1], ANY])
+    }
+}
+
+/// Of a route that names a response in its path and reads its query.
+pub(crate) struct ResponseQueryErrors;
+
+impl IntoResponses for ResponseQueryErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        by_status(&[QUERY, &RESPONSES[..1], ANY])
+    }
+}
+
+/// Of the route that makes responses.
+pub(crate) struct ResponseErrors;
+
+impl IntoResponses for ResponseErrors {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        by_status(&[BODY, &RESPONSES[1..], LIMITS, GENERATION, ANY])
     }
 }
 
@@ -231,6 +274,7 @@ mod tests {
             LIMITS,
             GENERATION,
             CREDENTIAL,
+            RESPONSES,
             ANY,
             &[ErrorCode::NotReady],
         ]

@@ -90,6 +90,44 @@ fn requests(operation: &str) -> Vec<(&'static str, &'static str, Value)> {
                 }),
             ),
         ],
+        "createResponse" => vec![
+            (
+                "1-question",
+                "A question",
+                json!({"model": MODEL, "input": "What is the capital of France?", "reasoning": {"effort": "low"}}),
+            ),
+            (
+                "2-stream",
+                "The same, streamed",
+                json!({"model": MODEL, "input": "What is the capital of France?", "stream": true}),
+            ),
+            (
+                "3-tools",
+                "A function to call",
+                json!({"model": MODEL, "input": "What is the weather in Paris?", "tools": [flat_weather()]}),
+            ),
+            (
+                "4-tool-result",
+                "The function's result, with everything before it",
+                json!({
+                    "model": MODEL,
+                    "store": false,
+                    "input": [
+                        {"role": "user", "content": "What is the weather in Paris?"},
+                        {"type": "reasoning", "summary": [], "content": [
+                            {"type": "reasoning_text", "text": "I need the weather in Paris."}]},
+                        {"type": "function_call", "call_id": "call_1", "name": "get_weather", "arguments": "{\"city\":\"Paris\"}"},
+                        {"type": "function_call_output", "call_id": "call_1", "output": "{\"sky\": \"clear\", \"celsius\": 21}"},
+                    ],
+                    "tools": [flat_weather()],
+                }),
+            ),
+            (
+                "5-background",
+                "In the background",
+                json!({"model": MODEL, "input": "What is the capital of France?", "background": true}),
+            ),
+        ],
         "createMessage" => vec![
             (
                 "1-question",
@@ -253,6 +291,28 @@ fn answers(operation: &str, kind: &str) -> Vec<(&'static str, &'static str, Valu
             "choices": [{"index": 0, "text": " there was", "logprobs": null, "finish_reason": "length"}],
             "usage": usage(4, 2, 0),
         })),
+        ("createResponse" | "retrieveResponse", "text/event-stream") => vec![(
+            "1-text",
+            "The data of the event response.output_text.delta",
+            json!({
+                "sequence_number": 12, "type": "response.output_text.delta", "item_id": "msg_n3XbQm8vWc0rT5yKzL2dHsJf",
+                "output_index": 1, "content_index": 0, "delta": "Paris", "logprobs": [],
+            }),
+        )],
+        ("createResponse" | "retrieveResponse", _) => {
+            one(response("completed", vec![thought(), said()]))
+        }
+        ("cancelResponse", _) => one(response("cancelled", vec![thought()])),
+        ("deleteResponse", _) => {
+            one(json!({"id": RESPONSE, "object": "response", "deleted": true}))
+        }
+        ("listInputItems", _) => one(json!({
+            "object": "list", "first_id": "msg_1", "last_id": "msg_1", "has_more": false,
+            "data": [{
+                "type": "message", "role": "user", "id": "msg_1", "status": "completed",
+                "content": [{"type": "input_text", "text": "What is the capital of France?"}],
+            }],
+        })),
         ("listModels", _) => one(json!({"object": "list", "data": [model()]})),
         ("retrieveModel", _) => one(model()),
         ("tokenize", _) => one(json!({
@@ -304,6 +364,47 @@ fn weather() -> Value {
             "required": ["city"],
         },
     }})
+}
+
+const RESPONSE: &str = "resp_W1cV9kQm3xYb7nRtZ5sLhJdf";
+
+fn flat_weather() -> Value {
+    let mut tool = weather()["function"].take();
+    tool["type"] = "function".into();
+    tool
+}
+
+fn thought() -> Value {
+    json!({
+        "type": "reasoning", "id": "rs_q3VbWm8nXc0rT5yKzL2dHsJf", "status": "completed", "summary": [],
+        "content": [{"type": "reasoning_text", "text": "The user asks for a capital."}],
+    })
+}
+
+fn said() -> Value {
+    json!({
+        "type": "message", "id": "msg_n3XbQm8vWc0rT5yKzL2dHsJf", "status": "completed", "role": "assistant",
+        "phase": "final_answer",
+        "content": [{"type": "output_text", "text": "The capital of France is Paris.", "annotations": [], "logprobs": []}],
+    })
+}
+
+fn response(status: &str, output: Vec<Value>) -> Value {
+    let completed = status == "completed";
+    json!({
+        "id": RESPONSE, "object": "response", "created_at": CREATED, "status": status,
+        "completed_at": completed.then_some(CREATED + 1), "background": !completed, "error": null,
+        "incomplete_details": null, "instructions": null, "max_output_tokens": null, "max_tool_calls": null,
+        "model": MODEL, "output": output, "parallel_tool_calls": true, "previous_response_id": null,
+        "prompt_cache_key": null, "reasoning": {"effort": "low", "summary": null}, "safety_identifier": null,
+        "service_tier": "default", "store": true, "temperature": 1.0,
+        "text": {"format": {"type": "text"}, "verbosity": "medium"}, "tool_choice": "auto", "tools": [],
+        "top_logprobs": 0, "top_p": 1.0, "truncation": "disabled", "user": null, "metadata": {},
+        "usage": {
+            "input_tokens": 72, "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "output_tokens": 24, "output_tokens_details": {"reasoning_tokens": 8}, "total_tokens": 96,
+        },
+    })
 }
 
 fn weather_tool() -> Value {

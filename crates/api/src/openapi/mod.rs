@@ -27,7 +27,8 @@ use security::Credentials;
                        Anthropic's API, which answer as it does.\n\n\
                        Streams are `text/event-stream`: events `data: {json}`, each followed by an empty line, and at last \
                        `data: [DONE]`. A stream that fails after its first byte ends with `data: {\"error\": ...}` and \
-                       without `[DONE]`. (Anthropic's events have names, and no `[DONE]`.) Lines that begin with a colon are comments; they keep the connection open while a \
+                       without `[DONE]`. (Anthropic's events, and those of `/v1/responses`, have names, and no `[DONE]`.) \
+                       Lines that begin with a colon are comments; they keep the connection open while a \
                        request waits.",
     ),
     // Error answers are made from a table, not from annotations, so their schema is named here.
@@ -36,6 +37,11 @@ use security::Credentials;
     paths(
         routes::chat_completions::create,
         routes::completions::create,
+        routes::responses::create,
+        routes::responses::stored::retrieve,
+        routes::responses::stored::delete,
+        routes::responses::stored::input_items,
+        routes::responses::stored::cancel,
         routes::messages::create,
         routes::messages::count_tokens,
         routes::models::list,
@@ -54,6 +60,7 @@ use security::Credentials;
     ),
     tags(
         (name = "OpenAI", description = "As in OpenAI's API."),
+        (name = "responses", description = "OpenAI's Responses API: answers as items, kept by the server if the client wants."),
         (name = "Anthropic", description = "As in Anthropic's API; errors too."),
         (name = "tokens", description = "What the model reads, without running it. `/tokenize` and `/detokenize` are as in vLLM."),
         (name = "simple", description = "Chat completions in a few fields, for programs that do not speak OpenAI's API."),
@@ -74,7 +81,7 @@ fn operations(document: &mut utoipa::openapi::OpenApi) -> impl Iterator<Item = &
         .paths
         .paths
         .values_mut()
-        .flat_map(|item| [item.get.as_mut(), item.post.as_mut()])
+        .flat_map(|item| [item.get.as_mut(), item.post.as_mut(), item.delete.as_mut()])
         .flatten()
 }
 

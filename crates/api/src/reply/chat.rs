@@ -77,7 +77,7 @@ impl WholeChat {
         for piece in update.pieces {
             match piece {
                 Piece::Reasoning(text) if self.shown.reasoning => parts.reasoning.push_str(&text),
-                Piece::Reasoning(_) => {}
+                Piece::Reasoning(_) | Piece::Begin(_) => {}
                 Piece::Content(text) => parts.content.push_str(&text),
                 Piece::ToolCall { id, name, .. } => parts.tool_calls.push(ToolCall {
                     id,
@@ -215,6 +215,7 @@ impl ChatChunks {
         let mut delta = Delta::default();
         for piece in pieces {
             match piece {
+                Piece::Begin(_) => {}
                 Piece::Reasoning(text) => append(&mut delta.reasoning, &text),
                 Piece::Content(text) => append(&mut delta.content, &text),
                 Piece::ToolCall { index, id, name } => delta.tool_calls.push(DeltaToolCall {

@@ -59,6 +59,7 @@ impl Blocks {
     fn update(&mut self, update: Update, events: &mut Vec<MessageEvent>) {
         for piece in update.pieces {
             match piece {
+                Piece::Begin(_) => {}
                 Piece::Reasoning(_) if self.thinking == Thinking::Hidden => {}
                 Piece::Reasoning(text) => {
                     let text = self.text(Open::Thinking, text, events);

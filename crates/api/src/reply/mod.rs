@@ -4,6 +4,7 @@ pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod messages;
 pub(crate) mod prompts;
+pub(crate) mod responses;
 
 use crate::error::ApiError;
 use crate::generation::{Event, Generation};

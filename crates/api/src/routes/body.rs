@@ -25,6 +25,26 @@ pub(crate) struct Body {
     _share: Share,
 }
 
+impl Body {
+    /// Bytes.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// What [`off_thread`] is to think of validating it: its bytes, but more than any if there may be a grammar to compile.
+    pub fn effort(&self) -> usize {
+        match may_hold_a_grammar(&self.bytes) {
+            true => usize::MAX,
+            false => self.len(),
+        }
+    }
+
+    /// Reads it as JSON.
+    pub fn json(&self) -> Result<serde_json::Value, ApiError> {
+        json::read(&self.bytes)
+    }
+}
+
 /// Bytes that are held by bodies, over all connections. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BodyMemory(Arc<AtomicUsize>);
@@ -184,14 +204,20 @@ pub(crate) async fn prepare<T: Send + 'static>(
     body: Body,
     read: impl FnOnce(serde_json::Value, &AppState) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
+    let (effort, state) = (body.effort(), state.clone());
+    // The body, and its share of the memory, live until this is done.
+    off_thread(effort, move || read(body.json()?, &state)).await
+}
+
+/// Runs what takes long if there are many bytes: then on a thread of the blocking pool.
+pub(crate) async fn off_thread<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
     /// Bytes. English text of this size takes half a millisecond to tokenize, a single run of one letter 14 ms (measured,
     /// one core of an AMD EPYC); a megabyte of the latter takes seconds.
     const SMALL: usize = 8 * 1024;
-    let small = body.bytes.len() <= SMALL && !may_hold_a_grammar(&body.bytes);
-    let state = state.clone();
-    // The body, and its share of the memory, live until this is done.
-    let work = move || read(json::read(&body.bytes)?, &state);
-    if small {
+    if bytes <= SMALL {
         return work();
     }
     match tokio::task::spawn_blocking(work).await {

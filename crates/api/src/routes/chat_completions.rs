@@ -8,7 +8,7 @@ use gossamer_harmony::render;
 
 use super::{prepare, read_body};
 use crate::error::ApiError;
-use crate::generation::{ChatAssembler, Generation, Job, constraint};
+use crate::generation::{ChatAssembler, Generation, Job, Messages, constraint};
 use crate::openapi::errors::GenerationErrors;
 use crate::reply::chat::{ChatChunks, Shown, WholeChat};
 use crate::reply::prompts::{Prompts, Wanted};
@@ -67,6 +67,7 @@ pub(super) struct Prepared {
     include_reasoning: bool,
     names_tier: bool,
     call_prefix: &'static str,
+    messages: Messages,
 }
 
 impl Prepared {
@@ -88,6 +89,7 @@ impl Prepared {
             include_reasoning: request.include_reasoning,
             names_tier: request.names_tier,
             call_prefix: "call_",
+            messages: Messages::Joined,
         })
     }
 
@@ -147,6 +149,12 @@ impl Prepared {
         self
     }
 
+    /// Says what becomes of several messages of one kind; they are joined otherwise.
+    pub fn with_messages(mut self, messages: Messages) -> Self {
+        self.messages = messages;
+        self
+    }
+
     /// Whether the client wants events as they come.
     pub fn is_streamed(&self) -> bool {
         self.job.generate.stream.is_some()
@@ -164,10 +172,11 @@ impl Prepared {
         context: Rc<RequestContext>,
     ) -> Result<Generation, ApiError> {
         let (tools_allowed, call_prefix) = (self.tools_allowed, self.call_prefix);
+        let messages = self.messages;
         let keeper = state.keeper(context.principal());
         Generation::submit(self.job, state, context, |generate| {
             let assembler = ChatAssembler::new(&generate.stop_strings, tools_allowed, call_prefix);
-            Box::new(assembler.keeping(keeper.clone()))
+            Box::new(assembler.with_messages(messages).keeping(keeper.clone()))
         })
     }
 }

@@ -10,6 +10,7 @@ pub mod docs;
 pub mod messages;
 pub mod models;
 pub mod operations;
+pub mod responses;
 pub mod simple;
 pub mod tokens;
 
@@ -18,7 +19,7 @@ use actix_web::http::header;
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{Handler, HttpRequest, HttpResponse, Resource, Responder};
 
-pub(crate) use body::{BodyMemory, prepare, read_body};
+pub(crate) use body::{BodyMemory, off_thread, prepare, read_body};
 
 use crate::auth::{Access, Scope};
 use crate::error::{ApiError, ErrorCode};
@@ -30,6 +31,10 @@ pub(crate) const ROUTES: &[(&str, Access)] = &[
     ("/v1/chat/completions", Access::Scope(Scope::Inference)),
     ("/v1/chat/completions/render", Access::Scope(Scope::Inference)),
     ("/v1/completions", Access::Scope(Scope::Inference)),
+    ("/v1/responses", Access::Scope(Scope::Inference)),
+    ("/v1/responses/{response}", Access::Unmetered(Scope::Inference)),
+    ("/v1/responses/{response}/input_items", Access::Unmetered(Scope::Inference)),
+    ("/v1/responses/{response}/cancel", Access::Unmetered(Scope::Inference)),
     ("/v1/messages", Access::Scope(Scope::Inference)),
     ("/v1/messages/count_tokens", Access::Scope(Scope::Inference)),
     ("/v1/models", Access::Scope(Scope::Models)),
@@ -54,6 +59,16 @@ pub(crate) fn configure(config: &mut ServiceConfig) {
         .service(post("/v1/chat/completions", chat_completions::create))
         .service(post("/v1/chat/completions/render", tokens::render))
         .service(post("/v1/completions", completions::create))
+        .service(post("/v1/responses", responses::create))
+        .service(responses::stored::resource("/v1/responses/{response}"))
+        .service(get(
+            "/v1/responses/{response}/input_items",
+            responses::stored::input_items,
+        ))
+        .service(post(
+            "/v1/responses/{response}/cancel",
+            responses::stored::cancel,
+        ))
         .service(post("/v1/messages", messages::create))
         .service(post("/v1/messages/count_tokens", messages::count_tokens))
         .service(get("/v1/models", models::list))
@@ -121,7 +136,7 @@ where
 }
 
 /// `OPTIONS`, or a method that the route does not have.
-async fn another_method(
+pub(super) async fn another_method(
     request: HttpRequest,
     allowed: &'static str,
 ) -> Result<HttpResponse, ApiError> {

@@ -4,8 +4,9 @@ use gossamer_harmony::{Conversation, ReasoningEffort};
 use serde_json::Value;
 
 use super::fields::{Fields, check_length, invalid, quote, wrong_type};
+use super::messages::{self, Dialogue};
 use super::outputs::{self, Outputs};
-use super::{Generate, messages, model, sampling, tools};
+use super::{Generate, model, sampling, tools};
 use crate::error::{ApiError, ErrorCode};
 use crate::kept::Keeper;
 use crate::state::ApiConfig;
@@ -74,6 +75,15 @@ pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<ChatRequest, A
     let mut fields = Fields::new(body, "")?;
     model(&mut fields, config)?;
     let dialogue = messages::messages(&mut fields)?;
+    with_dialogue(fields, dialogue, config)
+}
+
+/// Reads a body whose model and messages were read already.
+pub(super) fn with_dialogue(
+    mut fields: Fields,
+    dialogue: Dialogue,
+    config: &ApiConfig,
+) -> Result<ChatRequest, ApiError> {
     let (tools, calls) = tools::tools(&mut fields)?;
     let (outputs, response_format) = outputs::outputs(&mut fields, calls, config)?;
     let max_tokens = max_tokens(&mut fields)?;

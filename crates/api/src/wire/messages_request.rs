@@ -44,8 +44,8 @@ pub struct MessagesRequest {
     #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f64>,
     /// Keep the `top_k` likeliest tokens; 0 keeps all.
-    #[schema(minimum = 0)]
-    pub top_k: Option<u32>,
+    #[schema(minimum = 0, maximum = 4_294_967_295_i64)]
+    pub top_k: Option<u64>,
     /// Accepted and not used.
     pub metadata: Option<InputMetadata>,
     /// Accepted and not used: prefixes are always cached.
@@ -271,7 +271,7 @@ pub enum ThinkingConfig {
     Enabled {
         /// Most tokens of reasoning; then the answer begins, without any further call.
         #[schema(minimum = 1024)]
-        budget_tokens: u32,
+        budget_tokens: u64,
         /// `summarized` (default) shows the reasoning as it is, `omitted` shows that there was some.
         display: Option<ThinkingDisplay>,
     },

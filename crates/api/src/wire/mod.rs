@@ -9,6 +9,7 @@ pub mod error;
 pub mod messages;
 pub mod messages_request;
 pub mod models;
+pub mod responses;
 pub mod simple;
 pub mod tokens;
 pub mod usage;

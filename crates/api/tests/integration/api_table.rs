@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::anthropic::{MESSAGES, ask};
 use crate::common::{CHAT, COMPLETIONS, HELLO, chat, completion, server, weather_tool, with};
+use crate::responses::RESPONSES;
 
 /// What comes of a table's row.
 struct Sheet {
@@ -90,6 +91,7 @@ fn endpoint(server: &TestServer, document: &Value, name: &str) -> String {
     let (method, template) = name.split_once(' ').expect("METHOD /path");
     let path = template
         .replace("{model}", "test-model")
+        .replace("{response}", "x")
         .replace("{id}", "x");
     let headers = [("content-type", "application/json")];
     let body: &[u8] = if method == "POST" { b"{}" } else { b"" };
@@ -98,7 +100,8 @@ fn endpoint(server: &TestServer, document: &Value, name: &str) -> String {
         404 => {
             let code = response.error(404).code;
             let in_path = (code.as_deref() == Some("model_not_found")) && path.contains("/models/");
-            in_path && template.ends_with("{model}")
+            (in_path && template.ends_with("{model}"))
+                || code.as_deref() == Some("response_not_found")
         }
         405 => false,
         _ => true,
@@ -118,7 +121,10 @@ fn parameter(server: &TestServer, document: &Value, section: &str, name: &str) -
     let path = section
         .strip_prefix("POST ")
         .unwrap_or_else(|| panic!("a table in section {section:?}"));
-    let (base, wanted, neutral) = probe(path, name);
+    let (base, mut wanted, neutral) = probe(document, path, name);
+    if wanted == "the last one" {
+        wanted = server.client().post(path, &base).ok()["id"].clone();
+    }
     let send = |value: &Value| {
         server
             .client()
@@ -225,7 +231,7 @@ fn complete(document: &Value, section: &str, rows: &[String], wrong: &mut Vec<St
 
 /// A body to put a parameter into, a value that asks for what the parameter is for, and, for a parameter of which only
 /// one value is implemented, that value.
-fn probe(path: &str, name: &str) -> (Value, Value, Option<Value>) {
+fn probe(document: &Value, path: &str, name: &str) -> (Value, Value, Option<Value>) {
     let base = match (path, name) {
         (CHAT, "tool_choice" | "parallel_tool_calls") => {
             with(&chat("Hi"), json!({"tools": weather_tool()}))
@@ -239,6 +245,13 @@ fn probe(path: &str, name: &str) -> (Value, Value, Option<Value>) {
             with(&completion("Hi"), json!({"stream": true}))
         }
         (COMPLETIONS, _) => completion("Hi"),
+        (RESPONSES, "tool_choice") => {
+            json!({"model": "test-model", "input": "Hi", "tools": flat_tool()})
+        }
+        (RESPONSES, name) if name.starts_with("stream_options") => {
+            json!({"model": "test-model", "input": "Hi", "stream": true})
+        }
+        (RESPONSES, _) => json!({"model": "test-model", "input": "Hi"}),
         (MESSAGES, name) if name.starts_with("tool_choice") => {
             with(&ask("Hi"), json!({"tools": anthropic_tools()}))
         }
@@ -256,6 +269,11 @@ fn probe(path: &str, name: &str) -> (Value, Value, Option<Value>) {
     let value = match (path, name) {
         (COMPLETIONS, "logprobs" | "best_of") => json!(2),
         (CHAT, "response_format") => json!({"type": "json_object"}),
+        (RESPONSES, "tools") => flat_tool(),
+        (RESPONSES, "include") => json!(["message.output_text.logprobs"]),
+        (RESPONSES, "truncation") => json!("auto"),
+        (RESPONSES, "previous_response_id") => json!("the last one"),
+        (RESPONSES, "stream_options") => json!({"include_obfuscation": false}),
         (MESSAGES, "tools") => anthropic_tools(),
         (MESSAGES, "tool_choice") => json!({"type": "auto"}),
         (MESSAGES, "metadata") => json!({"user_id": "word"}),
@@ -286,18 +304,18 @@ fn probe(path: &str, name: &str) -> (Value, Value, Option<Value>) {
         _ => None,
     };
     // Only what the document knows has a value that passes.
-    let known = !property_of(path, name).is_null();
+    let outer = name.split('.').next().unwrap_or(name);
+    let known = !property(document, path, outer).is_null();
     (base, value, neutral.filter(|_| known))
+}
+
+/// A function as `/v1/responses` declares it.
+fn flat_tool() -> Value {
+    json!([{"type": "function", "name": "get_weather"}])
 }
 
 fn anthropic_tools() -> Value {
     json!([{"name": "f", "input_schema": {"type": "object"}}])
-}
-
-fn property_of(path: &str, name: &str) -> Value {
-    let document = serde_json::to_value(gossamer_api::openapi()).expect("the document is JSON");
-    let outer = name.split('.').next().unwrap_or(name);
-    property(&document, path, outer).clone()
 }
 
 /// A value that asks for what a parameter is for. For names that no API here has, any value asks for it.
@@ -322,6 +340,12 @@ fn wanted(name: &str) -> Value {
         "temperature" | "top_p" | "min_p" | "presence_penalty" | "frequency_penalty" => json!(0.5),
         "repetition_penalty" => json!(1.1),
         "logit_bias" => json!({"100": 1}),
+        "input" | "instructions" => json!("Hi"),
+        "max_output_tokens" | "max_tool_calls" => json!(2),
+        "reasoning" => json!({"effort": "low"}),
+        "text" => json!({"format": {"type": "text"}}),
+        "background" => json!(true),
+        "client_metadata" => json!({"key": "value"}),
         "top_logprobs" | "top_k" | "prompt_logprobs" | "priority" | "seed" => json!(3),
         "guided_json" => json!({"type": "object"}),
         "guided_regex" => json!("[a-z]+"),

@@ -48,7 +48,7 @@ fn parse_with(text: &str, names: &[(&str, &str)]) -> Value {
 
 /// Checks every line; all that differ are shown at once.
 #[track_caller]
-fn check_refusals(table: &str, at_least: usize, path: &str, body: impl Fn(Value) -> Value) {
+pub fn check_refusals(table: &str, at_least: usize, path: &str, body: impl Fn(Value) -> Value) {
     let server = server(Script::echo());
     let checks: Vec<&str> = lines(table).collect();
     let wrong: Vec<String> = (checks.iter())

@@ -13,6 +13,11 @@ fn every_documented_field_is_read() {
     for (schema, path, body) in [
         ("ChatCompletionRequest", CHAT, chat("Hi")),
         ("CompletionRequest", COMPLETIONS, completion("Hi")),
+        (
+            "CreateResponse",
+            "/v1/responses",
+            json!({"model": "test-model", "input": "Hi"}),
+        ),
         ("TokenizeRequest", "/tokenize", json!({"prompt": "Hi"})),
         ("DetokenizeRequest", "/detokenize", json!({"tokens": []})),
         ("SimpleRequest", "/generate", json!({"prompt": "Hi"})),

@@ -26,6 +26,7 @@ mod parameters;
 mod pipelines;
 mod prompt;
 mod raw;
+mod responses;
 mod simple;
 mod stop;
 mod streaming;

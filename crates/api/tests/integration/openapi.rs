@@ -61,7 +61,8 @@ fn every_example_request_is_accepted() {
     let mut sent = 0;
     for (method, path, operation) in operations(&document) {
         let content = &operation["requestBody"]["content"]["application/json"];
-        assert_eq!(content.is_null(), method == "GET", "{path}");
+        let reads_a_body = method == "POST" && !path.ends_with("/cancel");
+        assert_eq!(!content.is_null(), reads_a_body, "{path}");
         if content.is_null() {
             continue;
         }
@@ -135,7 +136,7 @@ fn every_operation_says_what_it_is_and_what_can_go_wrong() {
             count += 1;
         }
         assert!(count >= 2, "{what}");
-        if method == "POST" {
+        if operation["requestBody"].is_object() {
             for status in ["400", "404", "408", "413", "415", "500"] {
                 assert!(responses.contains_key(status), "{what} {status}");
             }
@@ -162,7 +163,7 @@ fn every_route_is_documented() {
     let document = serde_json::to_value(gossamer_api::openapi()).expect("the document is JSON");
     for (method, path, _) in operations(&document) {
         let path = path.replace("{model}", "test-model");
-        let other = if method == "GET" { "POST" } else { "GET" };
+        let other = if method == "POST" { "GET" } else { "POST" };
         let response = server.client().request(other, &path, &[], b"");
         let allowed = response.header("allow").unwrap_or_default().to_owned();
         response.error(405);

@@ -141,6 +141,15 @@ pub const KEYS: &[Key] = &[
     Key { section: "api", name: "date", flag: "date", kind: Kind::Text { word: AUTO }, default: "auto",
         help: "The date that the model is told, YYYY-MM-DD. auto: today, UTC." },
 
+    Key { section: "responses", name: "store", flag: "response-store", kind: Kind::Text { word: Some("memory") }, default: "memory",
+        help: "File in which responses are kept, for GET /v1/responses/{id} and previous_response_id. It is made if it is not there, and belongs to one server at a time. memory: they are gone when the server stops." },
+    Key { section: "responses", name: "max_count", flag: "max-responses", kind: int_or(1, 1 << 40, OFF), default: "100000",
+        help: "Most responses that are kept; the least recently used go first, of whichever key has the most. off: none is kept." },
+    Key { section: "responses", name: "max_bytes", flag: "max-response-bytes", kind: Kind::Size { min: 1 << 20, max: 1 << 44, word: None }, default: "256MiB",
+        help: "Most bytes of JSON of all responses that are kept. The file is somewhat larger." },
+    Key { section: "responses", name: "max_age_hours", flag: "max-response-age-hours", kind: int(1, 24 * 36500), default: "720",
+        help: "How long a response is kept that is not continued, in hours." },
+
     Key { section: "auth", name: "key_file", flag: "key-file", kind: Kind::Text { word: OFF }, default: "off",
         help: "File of API keys, written by `gossamer keys` and read again whenever it changes. With this or any of the jwt files, every route but /health asks for a credential." },
     Key { section: "auth", name: "jwt_secret_file", flag: "jwt-secret-file", kind: Kind::Text { word: OFF }, default: "off",

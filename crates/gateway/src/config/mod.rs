@@ -11,8 +11,8 @@ mod value;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gossamer_api::KeptBounds;
 use gossamer_api::auth::{AuthConfig, Clock, JwtAlgorithm, JwtConfig, Limits, Scopes};
+use gossamer_api::{KeptBounds, StoreConfig};
 use gossamer_engine::WeightFormat;
 
 pub use error::ConfigError;
@@ -22,6 +22,8 @@ pub use value::{Kind, Value, format_size};
 
 /// The name of the model that is part of the binary.
 pub const EMBEDDED_MODEL: &str = "tiny";
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Where the process runs; given by `GOSSAMER_ENV`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +78,8 @@ pub struct Config {
     pub engine: Engine,
     pub scheduler: Scheduler,
     pub api: Api,
+    /// `[responses]`; `None`: none is kept.
+    pub responses: Option<StoreConfig>,
     pub auth: Auth,
     pub log: Log,
 }
@@ -230,6 +234,14 @@ impl Config {
                 retry_after: get.duration("api.retry_after_ms"),
                 date: Some(get.text("api.date")).filter(|date| date != "auto"),
             },
+            responses: get
+                .optional("responses.max_count")
+                .map(|count| StoreConfig {
+                    path: get.given("responses.store").map(PathBuf::from),
+                    max_count: count as u64,
+                    max_bytes: get.number("responses.max_bytes") as u64,
+                    max_age: HOUR * get.number("responses.max_age_hours") as u32,
+                }),
             auth: auth(&get)?,
             log: Log {
                 json: get.text("log.format") == "json",
