@@ -127,7 +127,7 @@ mod tests {
             let expect: Vec<f32> = (plain.iter().enumerate())
                 .map(|(token, logit)| if is_set(token) { *logit } else { f32::NEG_INFINITY })
                 .collect();
-            let (kept, refused): (Vec<u32>, Vec<u32>) = (0..400).partition(|token| is_set(*token as usize));
+            let (kept, refused): (Vec<u32>, Vec<u32>) = (0..1000).partition(|token| is_set(*token as usize));
             let mut buffers = Edited::default();
             let mut all = Vec::new();
             for row in [row, Row::whole(&plain)] {
