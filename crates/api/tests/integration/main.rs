@@ -4,6 +4,7 @@
 //! The client of the testkit checks on every answer what every answer must have; tests check the rest.
 
 mod anthropic;
+mod anthropic_errors;
 mod api_table;
 mod auth;
 mod cancellation;
