@@ -11,7 +11,8 @@ use crate::dialect::Dialect;
 
 /// Names of the schemes in the document.
 const BEARER: &str = "bearer";
-const API_KEY: &str = "api_key";
+// After the other by name, because that is the order in which Swagger UI asks for them.
+const API_KEY: &str = "x_api_key";
 
 /// Operations that need no credential even where authentication is on.
 const OPEN: &[&str] = &["health"];

@@ -18,8 +18,8 @@ use crate::sse::{Chunks, Frames};
 use crate::validate::anthropic::Thinking;
 use crate::wire::chat::FinishReason;
 use crate::wire::messages::{
-    BlockDelta, ContentBlock, Message, MessageEnd, MessageEvent, MessageUsage, OutputTokensDetails,
-    StopReason,
+    BlockDelta, ContentBlock, Message, MessageEnd, MessageEvent, MessageOutputTokensDetails,
+    MessageUsage, StopReason,
 };
 use crate::wire::usage::Usage;
 
@@ -195,7 +195,7 @@ impl From<Usage> for MessageUsage {
             cache_creation_input_tokens: 0,
             cache_read_input_tokens: cached,
             output_tokens: usage.completion_tokens,
-            output_tokens_details: OutputTokensDetails {
+            output_tokens_details: MessageOutputTokensDetails {
                 thinking_tokens: usage.completion_tokens_details.reasoning_tokens,
             },
         }

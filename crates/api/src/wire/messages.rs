@@ -87,12 +87,12 @@ pub struct MessageUsage {
     /// Tokens generated, reasoning and control tokens included.
     pub output_tokens: usize,
     /// Parts of `output_tokens`.
-    pub output_tokens_details: OutputTokensDetails,
+    pub output_tokens_details: MessageOutputTokensDetails,
 }
 
 /// Parts of `output_tokens`.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
-pub struct OutputTokensDetails {
+pub struct MessageOutputTokensDetails {
     /// Spent on reasoning, shown or not.
     pub thinking_tokens: usize,
 }

@@ -18,7 +18,7 @@ pub struct MessagesRequest {
     pub model: String,
     /// The conversation, oldest first. Ends with the user's message.
     #[schema(min_items = 1)]
-    pub messages: Vec<InputMessage>,
+    pub messages: Vec<MessagesTurn>,
     /// Most tokens to generate, reasoning included. 0 only reads the prompt into the cache.
     #[schema(minimum = 0)]
     pub max_tokens: u32,
@@ -69,7 +69,7 @@ pub struct CountMessageTokensRequest {
     pub model: String,
     /// The conversation, oldest first. Ends with the user's message.
     #[schema(min_items = 1)]
-    pub messages: Vec<InputMessage>,
+    pub messages: Vec<MessagesTurn>,
     /// Instructions.
     pub system: Option<SystemPrompt>,
     /// Tools that the model may call.
@@ -93,17 +93,17 @@ pub struct CountMessageTokensRequest {
 /// A message of the conversation.
 #[derive(Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct InputMessage {
+pub struct MessagesTurn {
     /// Who speaks.
-    pub role: InputRole,
+    pub role: MessagesRole,
     /// What is said.
-    pub content: InputContent,
+    pub content: MessagesContent,
 }
 
 /// Who speaks.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum InputRole {
+pub enum MessagesRole {
     /// The person, and the results of tools.
     User,
     /// The model.
@@ -115,7 +115,7 @@ pub enum InputRole {
 /// Text, or blocks.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-pub enum InputContent {
+pub enum MessagesContent {
     /// The same as one text block.
     Text(String),
     /// Blocks. A blank line is put between texts.

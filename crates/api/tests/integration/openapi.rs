@@ -150,11 +150,11 @@ fn every_operation_says_what_it_is_and_what_can_go_wrong() {
     }
     assert_eq!(
         document["security"],
-        json!([{"bearer": []}, {"api_key": []}])
+        json!([{"bearer": []}, {"x_api_key": []}])
     );
     let schemes = &document["components"]["securitySchemes"];
     assert_eq!(schemes["bearer"]["scheme"], "bearer");
-    assert_eq!(schemes["api_key"]["name"], "x-api-key");
+    assert_eq!(schemes["x_api_key"]["name"], "x-api-key");
 }
 
 #[test]
