@@ -16,8 +16,9 @@ pub struct ResponseStreamEvent {
     pub event: ResponseEvent,
 }
 
+// `$name` is a `tt`: a literal that has been matched as one is hidden from the derive macro of the schema.
 macro_rules! events {
-    ($($(#[doc = $doc:literal])* $variant:ident($fields:ty) = $name:literal;)*) => {
+    ($($(#[doc = $doc:literal])* $variant:ident($fields:ty) = $name:tt;)*) => {
         /// What happened.
         #[derive(Clone, Debug, Serialize, ToSchema)]
         #[serde(tag = "type")]

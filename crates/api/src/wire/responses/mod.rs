@@ -40,10 +40,10 @@ pub struct CreateResponse {
     pub max_output_tokens: Option<u32>,
     /// Accepted and not used: it bounds OpenAI's own tools, which are not there.
     #[schema(minimum = 1)]
-    pub max_tool_calls: Option<u32>,
+    pub max_tool_calls: Option<u64>,
     /// Most tokens of reasoning; then the answer begins, without any further tool call. Default: no bound.
     #[schema(minimum = 0)]
-    pub max_reasoning_tokens: Option<u32>,
+    pub max_reasoning_tokens: Option<u64>,
     /// 0 is greedy. Default 1.
     #[schema(minimum = 0, maximum = 2)]
     pub temperature: Option<f64>,
