@@ -65,8 +65,9 @@ impl Drop for Progress {
     }
 }
 
+const TEMPLATE: &str = "loading {wide_bar} {binary_bytes} of {binary_total_bytes}, {eta} left";
+
 fn bar(total_bytes: u64) -> ProgressBar {
-    const TEMPLATE: &str = "loading {wide_bar} {binary_bytes} of {binary_total_bytes}, {eta} left";
     let style = ProgressStyle::with_template(TEMPLATE);
     // The template is a constant that a test parses.
     ProgressBar::new(total_bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
@@ -75,6 +76,11 @@ fn bar(total_bytes: u64) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_template_is_one() {
+        ProgressStyle::with_template(TEMPLATE).unwrap();
+    }
 
     #[test]
     fn the_bar_goes_from_start_to_end() {

@@ -9,7 +9,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use gossamer_harmony::render;
 
 use super::chat_completions::Prepared;
-use super::{prepare, read_body};
+use super::{prepare, read_body, tokens};
 use crate::error::ApiError;
 use crate::openapi::errors::{MessagesBodyErrors, MessagesErrors};
 use crate::reply::messages::{MessageEvents, WholeMessage};
@@ -90,14 +90,12 @@ pub(crate) async fn count_tokens(
     state: Data<AppState>,
 ) -> Result<HttpResponse, ApiError> {
     let keeper = state.keeper(RequestContext::of(&request).principal());
-    let body = read_body(&request, payload, &state).await?;
-    let answer = prepare(&state, body, move |body, state| {
+    tokens::answer(&request, payload, &state, move |body, state| {
         let (mut conversation, calls) = anthropic::count(body, &state.config)?;
         keeper.restore(&mut conversation.turns, &calls);
         Ok(MessageTokensCount {
             input_tokens: render(&conversation).len(),
         })
     })
-    .await?;
-    Ok(HttpResponse::Ok().json(answer))
+    .await
 }

@@ -113,7 +113,7 @@ pub(crate) async fn render(
 }
 
 /// Reads the body and answers with what `made_of` it.
-async fn answer<T: Serialize + Send + 'static>(
+pub(super) async fn answer<T: Serialize + Send + 'static>(
     request: &HttpRequest,
     payload: Payload,
     state: &AppState,
