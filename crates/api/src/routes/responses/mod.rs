@@ -104,7 +104,7 @@ pub(crate) async fn create(
 }
 
 /// A valid request, rendered and known to fit.
-struct Ready {
+pub(crate) struct Ready {
     prepared: Prepared,
     response: Response,
     input: Vec<Value>,
@@ -112,7 +112,13 @@ struct Ready {
 }
 
 impl Ready {
-    fn new(body: Value, history: Vec<Link>, state: &AppState) -> Result<Self, ApiError> {
+    /// Tokens of the prompt.
+    pub fn prompt_len(&self) -> usize {
+        self.prepared.prompt_len()
+    }
+
+    /// Reads a body, behind the conversation that it continues.
+    pub fn new(body: Value, history: Vec<Link>, state: &AppState) -> Result<Self, ApiError> {
         let items = items(history)?;
         let can_store = state.responses.store.is_on();
         let ResponseRequest {
