@@ -1,3 +1,9 @@
+//! See `crates/fuzzing/src/harmony_parser.rs`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| gossamer_fuzzing::check("harmony_parser", bytes));
+use gossamer_fuzzing::Target;
+use std::sync::LazyLock;
+
+static TARGET: LazyLock<Target> = LazyLock::new(|| gossamer_fuzzing::target("harmony_parser"));
+
+libfuzzer_sys::fuzz_target!(init: (TARGET.prepare)(), |bytes: &[u8]| (TARGET.check)(bytes));

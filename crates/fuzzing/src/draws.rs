@@ -50,11 +50,6 @@ impl<'a> Draws<'a> {
         self.0.bytes(len).unwrap_or_default()
     }
 
-    /// What is left.
-    pub fn rest(&mut self) -> &'a [u8] {
-        self.0.bytes(self.0.len()).unwrap_or_default()
-    }
-
     /// A text of at most `max` bytes, before broken ones are replaced.
     pub fn text(&mut self, max: usize) -> String {
         String::from_utf8_lossy(self.bytes(max)).into_owned()

@@ -61,6 +61,10 @@ static BYTES: LazyLock<Vec<Token>> = LazyLock::new(|| {
     (0..=255).filter_map(of).collect()
 });
 
+pub(crate) fn prepare() {
+    LazyLock::force(&BYTES);
+}
+
 pub(crate) fn check(bytes: &[u8]) {
     let mut draws = Draws::new(bytes);
     let cut_at = draws.below(64);

@@ -35,6 +35,12 @@ static GRAMMARS: LazyLock<Vec<Arc<Grammar>>> = LazyLock::new(|| {
     sources.iter().map(compile).collect()
 });
 
+pub(crate) fn prepare() {
+    // The lists of tokens by their bytes are built when a header is first asked about.
+    check(&[0; 8]);
+    LazyLock::force(&GRAMMARS);
+}
+
 pub(crate) fn check(bytes: &[u8]) {
     let mut draws = Draws::new(bytes);
     let wishes = wishes(&mut draws);
@@ -108,10 +114,12 @@ fn write(rules: &Arc<TurnRules>, foreign: bool, draws: &mut Draws) -> Vec<Token>
         let way = draws.byte();
         let token = match foreign && way % 8 == 7 {
             true => some_token(&mut dice),
-            false => {
-                let token = allowed(&mut guard, way, &mut dice);
-                token.unwrap_or_else(|| panic!("no way on behind {:?}", text(&turn)))
-            }
+            false => match allowed(&mut guard, way, &mut dice) {
+                Some(token) => token,
+                // A grammar says nothing more about a text that is not one of its own.
+                None if foreign => break,
+                None => panic!("no way on behind {:?}", text(&turn)),
+            },
         };
         for asked in [
             token,

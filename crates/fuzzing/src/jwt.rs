@@ -83,7 +83,12 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     let ec = EncodingKey::from_ec_pem(EC.as_bytes()).expect("a key");
     let ed = EncodingKey::from_ed_pem(ED.as_bytes()).expect("a key");
     let signers = vec![
-        signer("HS256", Algorithm::HS256, EncodingKey::from_secret(SECRET), None),
+        signer(
+            "HS256",
+            Algorithm::HS256,
+            EncodingKey::from_secret(SECRET),
+            None,
+        ),
         signer("EdDSA", Algorithm::EdDSA, ed, Some("two")),
         signer("ES256", Algorithm::ES256, ec, None),
         signer("RS256", Algorithm::RS256, rsa, Some("one")),
@@ -168,6 +173,10 @@ fn now() -> i64 {
     since.map_or(0, |since| since.as_secs().cast_signed())
 }
 
+pub(crate) fn prepare() {
+    LazyLock::force(&KEYS);
+}
+
 pub(crate) fn check(bytes: &[u8]) {
     let Some((&first, rest)) = bytes.split_first() else {
         return;
@@ -217,10 +226,7 @@ fn accepts(auth: &Auth, token: &[u8]) -> bool {
 fn raw(verifier: &Verifier, credential: &[u8]) {
     if accepts(&verifier.auth, credential) {
         let token = String::from_utf8_lossy(credential);
-        assert!(
-            is_right(verifier, token.trim()),
-            "accepted: {credential:?}"
-        );
+        assert!(is_right(verifier, token.trim()), "accepted: {credential:?}");
     }
 }
 
@@ -235,8 +241,9 @@ fn is_right(verifier: &Verifier, token: &str) -> bool {
 fn has_right_claims(claims: &Map<String, Value>, named: bool) -> bool {
     let is_one_of = |claim: &str, wanted: &[&str]| match claims.get(claim) {
         Some(Value::String(text)) => wanted.contains(&&**text),
-        Some(Value::Array(list)) => (list.iter().filter_map(Value::as_str))
-            .any(|text| wanted.contains(&text)),
+        Some(Value::Array(list)) => {
+            (list.iter().filter_map(Value::as_str)).any(|text| wanted.contains(&text))
+        }
         _ => false,
     };
     // The clock goes on between the two looks at it.
@@ -244,7 +251,10 @@ fn has_right_claims(claims: &Map<String, Value>, named: bool) -> bool {
     let (now, leeway) = (now() as f64, LEEWAY as f64);
     let expires = claims.get("exp").and_then(Value::as_f64);
     let begins = claims.get("nbf").and_then(Value::as_f64);
-    let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
+    let subject = claims
+        .get("sub")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     expires.is_some_and(|at| at + leeway + slack >= now)
         && begins.is_none_or(|at| at - leeway - slack <= now)
         && (1..=256).contains(&subject.len())
@@ -285,8 +295,10 @@ fn is_plain(verifier: &Verifier, token: &str) -> bool {
     };
     let header_is_plain = (header.keys()).all(|name| name == "alg" || name == "kid")
         && (header.get("kid")).is_none_or(|id| {
-            let known = |at: &usize| KEYS.signers[*at].name == header["alg"]
-                && KEYS.signers[*at].id.is_none_or(|known| id == known);
+            let known = |at: &usize| {
+                KEYS.signers[*at].name == header["alg"]
+                    && KEYS.signers[*at].id.is_none_or(|known| id == known)
+            };
             verifier.signers.iter().any(known) && id.is_string()
         });
     // Claims that stand twice are read by their last or not at all.
@@ -383,7 +395,10 @@ fn part(value: Value, draws: &mut Draws) -> String {
     let text = value.to_string();
     match draws.below(16) {
         13 => base64(draws.bytes(60)),
-        14 => base64(text.replacen('{', "{\"exp\":1,\"alg\":\"none\",", 1).as_bytes()),
+        14 => base64(
+            text.replacen('{', "{\"exp\":1,\"alg\":\"none\",", 1)
+                .as_bytes(),
+        ),
         15 => base64(&text.as_bytes()[..draws.below(text.len())]),
         _ => base64(text.as_bytes()),
     }

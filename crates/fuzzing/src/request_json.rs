@@ -115,6 +115,10 @@ fn collect_words(value: &Value, words: &mut Vec<String>) {
     }
 }
 
+pub(crate) fn prepare() {
+    LazyLock::force(&API);
+}
+
 pub(crate) fn check(bytes: &[u8]) {
     let Some((&first, rest)) = bytes.split_first() else {
         return;
@@ -156,10 +160,6 @@ fn check_refusal(path: &str, body: &[u8], refusal: &Refusal) {
         "{} characters to {path}: {shown}",
         message.chars().count()
     );
-    assert!(
-        !message.contains(|c: char| c.is_control()),
-        "{message:?} to {path}: {shown}"
-    );
     assert!(text(&error["type"]).is_some_and(|kind| !kind.is_empty()));
     if path.starts_with("/v1/messages") {
         assert_eq!(refusal.body["type"], "error");
@@ -172,7 +172,9 @@ fn check_refusal(path: &str, body: &[u8], refusal: &Refusal) {
         return;
     };
     if refusal.code != "invalid_json" {
-        check_param(&fields, refusal, || format!("{refusal:?} to {path}: {shown}"));
+        check_param(&fields, refusal, || {
+            format!("{refusal:?} to {path}: {shown}")
+        });
     }
 }
 
@@ -181,7 +183,11 @@ fn check_param(fields: &Map<String, Value>, refusal: &Refusal, shown: impl Fn() 
     let param = refusal.param.as_deref();
     let param = param.unwrap_or_else(|| panic!("no field: {}", shown()));
     let root = param.split(['.', '[']).next().unwrap_or_default();
-    let is_known = |name: &String| param.starts_with(&**name) || name.starts_with(root);
+    let is_known = |name: &String| {
+        // As it is shown.
+        let name = name.replace('\0', "\u{fffd}");
+        param.starts_with(&name) || name.starts_with(root)
+    };
     let may_be_absent = ["missing_required_parameter", "context_length_exceeded"];
     assert!(
         fields.keys().any(is_known) || may_be_absent.contains(&refusal.code),
@@ -284,7 +290,16 @@ fn word(draws: &mut Draws) -> String {
 }
 
 const NUMBERS: [f64; 10] = [
-    0.0, 1.0, 0.5, -0.5, 2.0, 2.5, -2.0, 1e-300, 1e300, 0.300_000_000_000_000_04,
+    0.0,
+    1.0,
+    0.5,
+    -0.5,
+    2.0,
+    2.5,
+    -2.0,
+    1e-300,
+    1e300,
+    0.300_000_000_000_000_04,
 ];
 
 fn integer(draws: &mut Draws) -> i64 {
@@ -363,9 +378,7 @@ fn instance(schema: &Value, draws: &mut Draws, depth: usize, left: &mut usize) -
                 .collect()
         }
         Some("integer") => bounded(schema, draws).unwrap_or_else(|| integer(draws).into()),
-        Some("number") => {
-            bounded(schema, draws).unwrap_or_else(|| draws.pick(&NUMBERS).into())
-        }
+        Some("number") => bounded(schema, draws).unwrap_or_else(|| draws.pick(&NUMBERS).into()),
         Some("boolean") => draws.once_in(2).into(),
         Some("string") if draws.once_in(4) => draws.text(60).into(),
         Some("string") => word(draws).into(),

@@ -24,17 +24,25 @@ impl Random {
 
 /// Checks a property over its seeds and `count` random inputs, half of which are seeds with something changed.
 fn holds(name: &str, count: usize, max_len: usize) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(name);
+    let target = gossamer_fuzzing::target(name);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../fuzz/seeds")
+        .join(name);
     let mut paths: Vec<_> = (fs::read_dir(&folder).expect("a folder of seeds"))
         .map(|entry| entry.expect("a readable folder").path())
         .collect();
     paths.sort();
-    assert!(paths.len() >= 5, "{} has {} seeds", folder.display(), paths.len());
+    assert!(
+        paths.len() >= 5,
+        "{} has {} seeds",
+        folder.display(),
+        paths.len()
+    );
     let mut seeds = Vec::new();
     for path in paths {
         let bytes = fs::read(&path).expect("a readable seed");
         println!("seed {}", path.display());
-        gossamer_fuzzing::check(name, &bytes);
+        (target.check)(&bytes);
         seeds.push(bytes);
     }
     let mut random = Random(name.len() as u64);
@@ -57,7 +65,7 @@ fn holds(name: &str, count: usize, max_len: usize) {
         };
         // Shown if it fails.
         println!("input {number}: {bytes:?}");
-        gossamer_fuzzing::check(name, &bytes);
+        (target.check)(&bytes);
     }
 }
 

@@ -49,10 +49,7 @@ pub(crate) async fn create(
     let context = RequestContext::of(&request);
     let body = read_body(&request, payload, &state).await?;
     let keeper = state.keeper(context.principal());
-    let prepared = prepare(&state, body, move |body, state| {
-        read(body, &keeper, state)
-    })
-    .await?;
+    let prepared = prepare(&state, body, move |body, state| read(body, &keeper, state)).await?;
     if prepared.is_streamed() {
         return prepared.streamed(ID_PREFIX, &state, context);
     }

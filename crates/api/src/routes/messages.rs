@@ -50,10 +50,8 @@ pub(crate) async fn create(
     let context = RequestContext::of(&request);
     let body = read_body(&request, payload, &state).await?;
     let keeper = state.keeper(context.principal());
-    let (prepared, thinking) = prepare(&state, body, move |body, state| {
-        read(body, &keeper, state)
-    })
-    .await?;
+    let (prepared, thinking) =
+        prepare(&state, body, move |body, state| read(body, &keeper, state)).await?;
     let head = Head::new("msg_", &state.config);
     let (streamed, prompt_len) = (prepared.is_streamed(), prepared.prompt_len());
     let generation = prepared.run(&state, context)?;
