@@ -145,7 +145,7 @@ fn write(rules: &Arc<TurnRules>, foreign: bool, draws: &mut Draws) -> Vec<Token>
 /// One of the tokens that are allowed; with most ways one that gets ahead.
 fn allowed(guard: &mut TurnGuard, way: u8, dice: &mut Dice) -> Option<Token> {
     let is_header = guard.writing() == Writing::Header;
-    if !is_header && way % 4 != 0 {
+    if !is_header && !way.is_multiple_of(4) {
         let ahead = [RETURN, CALL, END, MESSAGE, CHANNEL, START];
         if let Some(token) = ahead.into_iter().find(|token| guard.allows(*token)) {
             // Without rules everything is allowed: then any of them.
