@@ -57,10 +57,12 @@ check: fmt-check lint openapi-check openapi-lint doc ## Everything but the tests
 fmt: ## Format the code
 	$(CARGO) fmt --all
 	$(CARGO) fmt --manifest-path $(RUST_CLIENT)
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml
 
 fmt-check: ## Fail if the code is not formatted
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path $(RUST_CLIENT) --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 
 lint: ## Run clippy; warnings are errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
