@@ -66,6 +66,8 @@ pub(super) struct ItemReader {
     turns: Vec<Turn>,
     /// Name of the function by the call's id, and whether its output came.
     calls: HashMap<String, (String, bool)>,
+    /// Which turns are calls, with their ids.
+    call_turns: Vec<(usize, String)>,
     /// The turn of an assistant's message that was said before a call, if one follows.
     undecided: Option<usize>,
 }
@@ -77,6 +79,7 @@ impl ItemReader {
             instructions: instructions.into_iter().collect(),
             turns: Vec::new(),
             calls: HashMap::new(),
+            call_turns: Vec::new(),
             undecided: None,
         }
     }
@@ -142,9 +145,8 @@ impl ItemReader {
         }
         Ok(Dialogue {
             instructions: (!self.instructions.is_empty()).then(|| self.instructions.join("\n\n")),
+            calls: first_calls(&self.turns, self.call_turns),
             turns: self.turns,
-            // What led to a call is an item of its own here: nothing has to be put back.
-            calls: Vec::new(),
         })
     }
 
@@ -194,6 +196,7 @@ impl ItemReader {
             *preamble = content.take();
         }
         let call = ToolCall { name, arguments };
+        self.call_turns.push((self.turns.len(), id));
         self.turns
             .push(assistant(|turn| turn.tool_calls.push(call)));
         Ok(())
@@ -218,6 +221,21 @@ impl ItemReader {
         self.turns.push(Turn::ToolResult { name, content });
         Ok(())
     }
+}
+
+/// Those of the calls that may be the first of a generation: between it and the call before it is something that the model
+/// did not say on the way to a call.
+fn first_calls(turns: &[Turn], calls: Vec<(usize, String)>) -> Vec<(usize, String)> {
+    let on_the_way = |turn: &Turn| matches!(turn, Turn::Assistant { content: None, .. });
+    let mut before = None;
+    let mut is_first = |at: usize| {
+        let goes_on = before.is_some_and(|before| turns[before..at].iter().all(on_the_way));
+        before = Some(at);
+        !goes_on
+    };
+    (calls.into_iter())
+        .filter(|(at, _)| is_first(*at))
+        .collect()
 }
 
 /// The parts of [`Turn::Assistant`].

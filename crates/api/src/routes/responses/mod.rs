@@ -18,6 +18,7 @@ use super::chat_completions::Prepared;
 use super::{off_thread, read_body};
 use crate::error::{ApiError, ErrorCode};
 use crate::generation::Messages;
+use crate::kept::Keeper;
 use crate::openapi::errors::ResponseErrors;
 use crate::request_id::RequestContext;
 use crate::state::AppState;
@@ -70,13 +71,14 @@ pub(crate) async fn create(
     };
     let bytes = effort.saturating_add(history.iter().map(Link::len).sum());
     let app = AppState::clone(&state);
+    let keeper = state.keeper(context.principal());
     let Ready {
         prepared,
         response,
         input,
         streamed,
     } = off_thread(bytes, move || {
-        let ready = Ready::new(value, history, &app);
+        let ready = Ready::new(value, history, &keeper, &app);
         // The body's share of the memory is held until here.
         drop(body);
         ready
@@ -112,15 +114,21 @@ struct Ready {
 }
 
 impl Ready {
-    fn new(body: Value, history: Vec<Link>, state: &AppState) -> Result<Self, ApiError> {
+    fn new(
+        body: Value,
+        history: Vec<Link>,
+        keeper: &Keeper,
+        state: &AppState,
+    ) -> Result<Self, ApiError> {
         let items = items(history)?;
         let can_store = state.responses.store.is_on();
         let ResponseRequest {
-            mut chat,
+            chat,
             response,
             input,
             streamed,
         } = responses::validate(body, items, can_store, &state.config)?;
+        let mut chat = chat.restore(keeper);
         if response.truncation == Truncation::Auto {
             let answer = chat.generate.max_tokens.unwrap_or(1);
             let limit = state.scheduler.max_sequence_len();
