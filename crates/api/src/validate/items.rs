@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::fields::{Fields, invalid, quote, wrong_type};
 use super::messages::Dialogue;
+use super::response_tools::joined_name;
 use super::tools::check_name;
 use crate::error::{ApiError, ErrorCode};
 use crate::request_id::random_id;
@@ -129,7 +130,7 @@ impl ItemReader {
             _ => return self.message(item),
         }
         self.undecided = None;
-        item.finish(&["async", "caller", "namespace"])
+        item.finish(&["async", "caller"])
     }
 
     /// All items were taken.
@@ -182,8 +183,12 @@ impl ItemReader {
 
     fn call(&mut self, item: &mut Fields) -> Result<(), ApiError> {
         let id = item.required_string("call_id")?;
-        let name = item.required_string("name")?;
+        let mut name = item.required_string("name")?;
         check_name(&name, &item.path_of("name"))?;
+        if let Some(namespace) = item.string("namespace")? {
+            check_name(&namespace, &item.path_of("namespace"))?;
+            name = joined_name(&namespace, &name);
+        }
         let arguments = item.required_string("arguments")?;
         let repeats = self.calls.insert(id.clone(), (name.clone(), false));
         if repeats.is_some() {

@@ -24,6 +24,7 @@ use crate::request_id::RequestContext;
 use crate::state::AppState;
 use crate::store::{Chain, Link, StoreError};
 use crate::validate::fields::{invalid, quote};
+use crate::validate::response_tools::Namespaces;
 use crate::validate::responses::{self, ResponseRequest};
 use crate::wire::responses::answer::Response;
 use crate::wire::responses::event::ResponseStreamEvent;
@@ -77,6 +78,7 @@ pub(crate) async fn create(
         response,
         input,
         streamed,
+        namespaces,
     } = off_thread(bytes, move || {
         let ready = Ready::new(value, history, &keeper, &app);
         // The body's share of the memory is held until here.
@@ -95,7 +97,7 @@ pub(crate) async fn create(
     }
     let prepared = prepared.with_messages(Messages::Apart);
     let generation = prepared.run(&state, context)?;
-    let run = Run::new(generation, response, keep, &state);
+    let run = Run::new(generation, response, namespaces, keep, &state);
     if background {
         return live::start(run, owner, streamed, &state).await;
     }
@@ -111,6 +113,7 @@ struct Ready {
     response: Response,
     input: Vec<Value>,
     streamed: bool,
+    namespaces: Namespaces,
 }
 
 impl Ready {
@@ -127,6 +130,7 @@ impl Ready {
             response,
             input,
             streamed,
+            namespaces,
         } = responses::validate(body, items, can_store, &state.config)?;
         let mut chat = chat.restore(keeper);
         if response.truncation == Truncation::Auto {
@@ -139,6 +143,7 @@ impl Ready {
             response,
             input,
             streamed,
+            namespaces,
         })
     }
 }
