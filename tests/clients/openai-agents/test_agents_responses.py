@@ -1,4 +1,4 @@
-"""OpenAI's Agents SDK for Python on the Responses API, which is its default: runs, streams, tools, handoffs, typed outputs."""
+"""OpenAI's Agents SDK for Python on the Responses API, its default: runs, streams, tools, handoffs, typed outputs."""
 
 import asyncio
 from typing import Literal

@@ -1,7 +1,7 @@
 """The requests of Codex in their recorded shape: what it sends is answered as it reads answers, or refused by name.
 
-Knows no SDK: Codex has its own client. Sources of the shape, and of what Codex reads: openai/codex, `codex-api/src/common.rs`
-(the body), `tools/src/tool_spec.rs` (the tools), `protocol/src/models.rs` (the items), `codex-api/src/sse/responses.rs`.
+Knows no SDK: Codex has its own client. Sources of the shape, in openai/codex: `codex-rs/codex-api/src/common.rs` has the
+bodies, `codex-rs/tools/src/tool_spec.rs` the tools, `codex-rs/protocol/src/models.rs` the items.
 """
 
 import json
@@ -94,7 +94,8 @@ def test_responses_of_codex_in_its_loop(forgetful):
     first = LOG[0]["body"]
     tool = {"type": "function", "strict": False, **WEATHER["function"]}
     question = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": ASK_WEATHER}]}
-    body = {**first, "instructions": "Be brief.", "tools": [tool, *first["tools"][5:6]], "input": [question], "temperature": 0}
+    search = next(tool for tool in first["tools"] if tool["type"] == "web_search")
+    body = {**first, "instructions": "Be brief.", "tools": [tool, search], "input": [question], "temperature": 0}
     status, _, text = send(body)
     assert status == 200, text
     items, before = read(text)

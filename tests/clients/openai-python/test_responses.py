@@ -189,9 +189,8 @@ def test_responses_tool_streamed_through_the_helper(client):
 def test_responses_tool_choice(client):
     none = client.responses.create(input=ASK_WEATHER, tools=[TOOL], tool_choice="none", **ASK)
     assert none.output[-1].type == "message"
-    choices = ["required", {"type": "function", "name": "get_weather"}]
-    choices.append({"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "get_weather"}]})
-    for choice in choices:
+    name = {"type": "function", "name": "get_weather"}
+    for choice in ("required", name, {"type": "allowed_tools", "mode": "required", "tools": [name]}):
         forced = client.responses.create(input=ASK_WEATHER, tools=[TOOL], tool_choice=choice, **ASK)
         assert forced.output[-1].type == "function_call" and json.loads(forced.output[-1].arguments)
         assert forced.to_dict()["tool_choice"] == choice
