@@ -1,58 +1,92 @@
 """What constraints cost: tokens per second at 16 sequences with and without, and gaps between tokens while schemas compile.
 
-`make bench-constraints`, or `E2E_BINARY=... python tests/e2e/bench_constraints.py [ROUNDS]`. Kinds of requests alternate
-within each round, so that whatever else the machine does falls on all of them alike; the medians are compared.
+`make bench-constraints`, or `E2E_BINARY=... python tests/e2e/bench_constraints.py [ROUNDS]`. Both ways alternate,
+so that whatever else the machine does falls on both alike. What counts is the median of the rounds' ratios, with the
+interval that holds it 19 times out of 20: single rounds differ by a third on a shared machine.
 """
 
 import http.client
 import json
+import os
 import statistics
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from harness import MODEL, Server
 
 SEQUENCES = 16
+# Requests of one measurement.
+REQUESTS = 96
+# Of a text that may not end before.
 TOKENS = 400
 
-# Every request takes exactly TOKENS tokens: none may stop before.
-FREE = {"constrain_headers": False}
+LONG = {"max_reasoning_tokens": 0, "min_tokens": TOKENS, "max_tokens": TOKENS}
 WORDS = {"type": "array", "items": {"type": "string", "maxLength": 40}, "minItems": 1000}
-NUMBERS = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 9999}, "minItems": 1000}
-KINDS = {
-    "free": FREE,
-    # Headers and control tokens are held, which is the default.
-    "headers": {"constrain_headers": True},
-    # A grammar that the model hardly ever leaves by itself: what asking costs.
-    "grammar, followed": {"guided_regex": r"(?s:.*)", "max_reasoning_tokens": 0},
-    # Grammars that the embedded model, which has learnt to write short sentences, leaves at every other token.
-    "schema, fought: strings": {"guided_json": WORDS, "max_reasoning_tokens": 0},
-    "schema, fought: numbers": {"guided_json": NUMBERS, "max_reasoning_tokens": 0},
+CITY = {"type": "object", "properties": {"country": {"type": "string"}, "city": {"type": "string"}}}
+CITY |= {"required": list(CITY["properties"]), "additionalProperties": False}
+
+
+def weather(strict):
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"], "additionalProperties": False}
+    function = {"name": "get_weather", "description": "The weather of a city.", "parameters": parameters, "strict": strict}
+    return {"tools": [{"type": "function", "function": function}]}
+
+
+FRANCE = "What is the capital of France?"
+IN_JSON = f"Answer in JSON with the keys country and city. {FRANCE}"
+# What is asked, how many times, without and with what is measured. All but the last are turns as the model writes them by
+# itself, so that both ways write the same text, but for a turn in a hundred.
+PAIRS = {
+    "headers of short turns": (FRANCE, REQUESTS, {"constrain_headers": False}, {}),
+    "headers, tools": ("What is the weather in Paris?", REQUESTS, weather(False) | {"constrain_headers": False}, weather(False)),
+    "a strict tool": ("What is the weather in Paris?", REQUESTS, weather(False), weather(True)),
+    "a JSON schema": (IN_JSON, REQUESTS, {}, {"guided_json": CITY}),
+    "a regex, 400 tokens": (FRANCE, SEQUENCES, LONG, LONG | {"guided_regex": "(?s:.*)"}),
+    # A grammar that the embedded model, which has learnt to write short sentences, leaves at every eighth token.
+    "fought: a schema of strings": (FRANCE, SEQUENCES, LONG, LONG | {"guided_json": WORDS}),
 }
 
 
-def ask(server, seed, more):
+def ask(server, prompt, seed, more):
     body = {
         "model": MODEL,
-        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "messages": [{"role": "user", "content": prompt}],
         "temperature": 1,
         "seed": seed,
         "max_tokens": TOKENS,
-        "min_tokens": TOKENS,
+        "reasoning_effort": "high",
         **more,
     }
     response = server.post("/v1/chat/completions", body, timeout=600)
     assert response.status == 200, response.text
-    return json.loads(response.text)["usage"]["completion_tokens"]
+    answer = json.loads(response.text)
+    return answer["usage"]["completion_tokens"], answer["choices"][0]["message"]
 
 
-def tokens_per_second(server, round_, more):
-    start = time.monotonic()
+def measure(server, prompt, count, more, round_):
+    """Tokens per second, the server's CPU time in seconds per token, and what was answered."""
+    start, cpu = time.monotonic(), cpu_seconds(server)
     with ThreadPoolExecutor(SEQUENCES) as pool:
-        tokens = sum(pool.map(lambda i: ask(server, 1000 * round_ + i, more), range(SEQUENCES)))
-    return tokens / (time.monotonic() - start)
+        answers = list(pool.map(lambda i: ask(server, prompt, count * round_ + i, more), range(count)))
+    tokens = sum(tokens for tokens, _ in answers)
+    texts = [{**message, "tool_calls": [call["function"] for call in message.get("tool_calls") or []]} for _, message in answers]
+    return tokens / (time.monotonic() - start), (cpu_seconds(server) - cpu) / tokens, texts
+
+
+def cpu_seconds(server):
+    """What the server has computed so far, on all cores."""
+    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def median_within(values):
+    """The median, and order statistics around it which hold the true one with a probability of 95%."""
+    values, n = sorted(values), len(values)
+    below = max(0, int((n - 1.96 * n**0.5) / 2))
+    return statistics.median(values), values[below], values[n - 1 - below]
 
 
 def draws(server):
@@ -64,20 +98,26 @@ def draws(server):
 
 
 def throughput(server, rounds):
-    rates = {kind: [] for kind in KINDS}
-    for more in KINDS.values():
-        tokens_per_second(server, 0, more)
-    for round_ in range(1, rounds + 1):
-        for kind, more in KINDS.items():
-            rates[kind].append(tokens_per_second(server, round_, more))
-    base = statistics.median(rates["free"])
-    for kind, found in rates.items():
-        median = statistics.median(found)
-        # Round by round: neighbours in time.
-        ratio = statistics.median(one / free for one, free in zip(found, rates["free"]))
-        spread = f"{min(found):.0f} to {max(found):.0f}"
-        print(f"{kind:24} {median:7.0f} tokens/s ({spread}), {100 * (ratio - 1):+5.1f}% of free, round by round")
-    assert base > 0
+    for name, (prompt, count, without, held) in PAIRS.items():
+        measure(server, prompt, count, without, 0), measure(server, prompt, count, held, 0)
+        rates, work, same, all_rates = [], [], 0, []
+        for round_ in range(1, rounds + 1):
+            # In turns: who comes first changes.
+            ways = [without, held] if round_ % 2 else [held, without]
+            found = [measure(server, prompt, count, way, round_) for way in ways]
+            (rate, cpu, texts), (rate_held, cpu_held, texts_held) = found if round_ % 2 else found[::-1]
+            rates.append(100 * (rate_held / rate - 1))
+            work.append(100 * (cpu_held / cpu - 1))
+            all_rates.append(rate)
+            same += sum(one == other for one, other in zip(texts, texts_held))
+        print(
+            f"{name:28} {statistics.median(all_rates):6.0f} tokens/s without; with: "
+            "{:+5.1f}% ({:+.1f} to {:+.1f}); CPU time {:+5.1f}% ({:+.1f} to {:+.1f}); "
+            "{:.0f}% of the texts the same".format(
+                *median_within(rates), *median_within(work), 100 * same / (rounds * count)
+            ),
+            flush=True,
+        )
     print("draws:", draws(server))
 
 
@@ -124,7 +164,7 @@ def gaps(server, seconds, compile_schemas):
 
 
 def main():
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 40
     with Server() as server:
         throughput(server, rounds)
         for compile_schemas in (False, True, False, True):

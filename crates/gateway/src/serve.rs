@@ -233,7 +233,7 @@ fn api_config(config: &Config) -> ApiConfig {
 fn server_config(config: &Config) -> ServerConfig {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     ServerConfig {
-        workers: config.server.workers.unwrap_or(cores.clamp(2, 4)),
+        workers: config.server.workers.unwrap_or((cores / 2).clamp(1, 4)),
         max_connections: config.server.max_connections,
         keep_alive: config.server.keep_alive,
         request_timeout: config.server.request_timeout,

@@ -3,7 +3,7 @@
 //!
 //! Reads; nothing is compiled here. Invariant: a request holds its answer to one thing at most.
 
-use gossamer_harmony::{GrammarSource, ResponseFormat, Tool};
+use gossamer_harmony::{GrammarSource, ResponseFormat};
 use serde_json::{Value, json};
 
 use super::fields::{Fields, invalid, quote, wrong_type};
@@ -25,17 +25,6 @@ pub(crate) struct Outputs {
     pub must_call: bool,
     /// Headers are held to their form.
     pub headers: bool,
-}
-
-impl Outputs {
-    /// Any answer, and calls of these functions with any arguments.
-    pub fn free(tools: &[Tool], config: &ApiConfig) -> Self {
-        Self {
-            functions: tools.iter().map(|tool| (tool.name.clone(), None)).collect(),
-            headers: config.constrain_headers,
-            ..Self::default()
-        }
-    }
 }
 
 /// What a text is held to.

@@ -13,12 +13,13 @@ use crate::error::{ApiError, ErrorCode};
 const MAX_TOOLS: usize = 128;
 
 /// A declared function, and what of its declaration concerns whoever samples.
-struct Declared {
-    tool: Tool,
+pub(super) struct Declared {
+    /// What the model reads.
+    pub tool: Tool,
     /// Its arguments are held to its parameters.
-    strict: bool,
+    pub strict: bool,
     /// The field of its parameters.
-    param: String,
+    pub param: String,
 }
 
 /// Who may be called, and must.
@@ -86,7 +87,16 @@ pub(super) fn tools(fields: &mut Fields) -> Result<(Vec<Tool>, Calls), ApiError>
             ));
         }
     }
-    let callable = |known: &&Declared| only.as_ref().is_none_or(|name| *name == known.tool.name);
+    Ok(told_and_callable(declared, must_call, only.as_deref()))
+}
+
+/// What the model reads about these functions, and what it may do with them. `only`: the one that it may call.
+pub(super) fn told_and_callable(
+    declared: Vec<Declared>,
+    must_call: bool,
+    only: Option<&str>,
+) -> (Vec<Tool>, Calls) {
+    let callable = |known: &&Declared| only.is_none_or(|name| name == known.tool.name);
     let held = |known: &Declared| {
         // A call that is asked for must be one that can be made.
         let held = (known.strict || must_call)
@@ -98,8 +108,10 @@ pub(super) fn tools(fields: &mut Fields) -> Result<(Vec<Tool>, Calls), ApiError>
         functions,
         must_call,
     };
-    let tools = declared.into_iter().map(|known| known.tool).collect();
-    Ok((tools, calls))
+    (
+        declared.into_iter().map(|known| known.tool).collect(),
+        calls,
+    )
 }
 
 /// A choice of functions.

@@ -233,7 +233,7 @@ pub struct InputTool {
     /// JSON schema of the arguments.
     #[schema(value_type = Object)]
     pub input_schema: Value,
-    /// Accepted and without effect: arguments are not held to the schema yet.
+    /// Hold the arguments to the schema; a call that `tool_choice` forces is held to it in any case.
     pub strict: Option<bool>,
     /// Accepted and not used: arguments are always streamed as they come.
     pub eager_input_streaming: Option<bool>,
@@ -241,23 +241,29 @@ pub struct InputTool {
     pub cache_control: Option<CacheControl>,
 }
 
-/// Whether tools may be called.
+/// Whether tools may be called, or must.
 #[derive(Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InputToolChoice {
     /// Whether.
     #[serde(rename = "type")]
     pub kind: InputToolChoiceType,
+    /// With `tool`: the tool that must be called.
+    pub name: Option<String>,
     /// Accepted; the model makes at most one call per turn.
     pub disable_parallel_tool_use: Option<bool>,
 }
 
-/// Whether tools may be called.
+/// Whether tools may be called, or must.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum InputToolChoiceType {
     /// As the model likes.
     Auto,
+    /// One of them must be.
+    Any,
+    /// The one named must be.
+    Tool,
     /// Not at all.
     None,
 }
@@ -300,6 +306,21 @@ pub enum ThinkingDisplay {
 pub struct OutputConfig {
     /// The model knows three levels; `xhigh` and `max` are its `high`.
     pub effort: Option<OutputEffort>,
+    /// What the text must be.
+    pub format: Option<JsonOutputFormat>,
+}
+
+/// JSON that is valid by a schema. The model reads the schema and is held to it; its thinking is not.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JsonOutputFormat {
+    /// `json_schema`.
+    #[serde(rename = "type")]
+    #[schema(pattern = "^json_schema$")]
+    pub kind: String,
+    /// The schema.
+    #[schema(value_type = Object)]
+    pub schema: Value,
 }
 
 /// How much effort to make.

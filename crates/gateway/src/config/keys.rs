@@ -67,7 +67,7 @@ pub const KEYS: &[Key] = &[
     Key { section: "server", name: "port", flag: "port", kind: int(0, 65535), default: "8000",
         help: "TCP port. 0 takes a free one; the banner names it." },
     Key { section: "server", name: "workers", flag: "workers", kind: int_or(1, 256, AUTO), default: "auto",
-        help: "Threads that serve HTTP. auto: one per core, at least 2 and at most 4; they only move bytes." },
+        help: "Threads that serve HTTP. auto: one for every two cores, at most 4; they only move bytes, and the engine wants all cores." },
     Key { section: "server", name: "max_body_bytes", flag: "max-body-bytes", kind: Kind::Size { min: 1 << 10, max: 1 << 30, word: None }, default: "8MiB",
         help: "Largest request body; a larger one is answered with 413." },
     Key { section: "server", name: "max_body_memory_bytes", flag: "max-body-memory-bytes", kind: Kind::Size { min: 1 << 10, max: 1 << 40, word: None }, default: "256MiB",

@@ -10,13 +10,13 @@
 mod blocks;
 mod tools;
 
-use gossamer_harmony::{Conversation, ReasoningEffort};
+use gossamer_harmony::{Conversation, GrammarSource, ReasoningEffort, ResponseFormat};
 use gossamer_scheduler::SamplingParams;
 use serde_json::Value;
 
 use super::chat::ChatRequest;
 use super::fields::{Fields, invalid, quote, wrong_type};
-use super::outputs::Outputs;
+use super::outputs::{Held, Outputs};
 use super::{Generate, StreamOptions, model, sampling};
 use crate::error::{ApiError, ErrorCode};
 use crate::state::ApiConfig;
@@ -73,7 +73,12 @@ struct Plan {
 /// Reads the body of a request for an answer.
 pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<MessagesRequest, ApiError> {
     let mut fields = Fields::new(body, "")?;
-    let (conversation, calls, plan) = prompt(&mut fields, config)?;
+    let Prompt {
+        conversation,
+        calls,
+        outputs,
+        plan,
+    } = prompt(&mut fields, config)?;
     let max_tokens = (fields.integer("max_tokens", 0..=i64::MAX)?)
         .ok_or_else(|| fields.missing("max_tokens"))?;
     let generate = Generate {
@@ -96,7 +101,6 @@ pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<MessagesReques
     }
     fields.word("service_tier", &["auto", "standard_only"], &[])?;
     fields.finish(UNSUPPORTED)?;
-    let outputs = Outputs::free(&conversation.tools, config);
     Ok(MessagesRequest {
         chat: ChatRequest {
             outputs,
@@ -113,22 +117,32 @@ pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<MessagesReques
 /// Reads the body of a request to count the prompt's tokens.
 pub(crate) fn count(body: Value, config: &ApiConfig) -> Result<(Conversation, Calls), ApiError> {
     let mut fields = Fields::new(body, "")?;
-    let (conversation, calls, _) = prompt(&mut fields, config)?;
+    let prompt = prompt(&mut fields, config)?;
     fields.finish(UNSUPPORTED)?;
-    Ok((conversation, calls))
+    Ok((prompt.conversation, prompt.calls))
 }
 
-/// Takes what both requests have: all that decides about the prompt.
-fn prompt(
-    fields: &mut Fields,
-    config: &ApiConfig,
-) -> Result<(Conversation, Calls, Plan), ApiError> {
+/// What the requests for an answer and for a count have in common.
+struct Prompt {
+    conversation: Conversation,
+    calls: Calls,
+    /// What the answer to it is held to.
+    outputs: Outputs,
+    plan: Plan,
+}
+
+/// Takes all that decides about the prompt.
+fn prompt(fields: &mut Fields, config: &ApiConfig) -> Result<Prompt, ApiError> {
     model(fields, config)?;
     let system = blocks::system(fields)?;
     let dialogue = blocks::messages(fields, system)?;
-    let tools = tools::tools(fields)?;
+    let (tools, callable) = tools::tools(fields)?;
     let plan = thinking(fields)?;
-    let effort = output_config(fields)?;
+    let OutputConfig {
+        effort,
+        answer,
+        shown,
+    } = output_config(fields)?;
     cache_control(fields)?;
     context_management(fields)?;
     fields.word("speed", &["standard"], &["fast"])?;
@@ -140,10 +154,20 @@ fn prompt(
         knowledge_cutoff: None,
         instructions: dialogue.instructions,
         tools,
-        response_format: None,
+        response_format: shown,
         turns: dialogue.turns,
     };
-    Ok((conversation, dialogue.calls, plan))
+    Ok(Prompt {
+        conversation,
+        calls: dialogue.calls,
+        outputs: Outputs {
+            answer,
+            functions: callable.functions,
+            must_call: callable.must_call,
+            headers: config.constrain_headers || callable.must_call,
+        },
+        plan,
+    })
 }
 
 fn sampling(fields: &mut Fields) -> Result<SamplingParams, ApiError> {
@@ -233,18 +257,60 @@ fn thinking(fields: &mut Fields) -> Result<Plan, ApiError> {
     })
 }
 
-fn output_config(fields: &mut Fields) -> Result<Option<ReasoningEffort>, ApiError> {
+/// What `output_config` says.
+#[derive(Default)]
+struct OutputConfig {
+    effort: Option<ReasoningEffort>,
+    /// What the answer is held to.
+    answer: Option<Held>,
+    /// What the model is told of that.
+    shown: Option<ResponseFormat>,
+}
+
+/// How the model is told of a form that has no name.
+const FORMAT_NAME: &str = "output";
+
+/// Takes `output_config`.
+fn output_config(fields: &mut Fields) -> Result<OutputConfig, ApiError> {
     let Some(mut output) = fields.object("output_config")? else {
-        return Ok(None);
+        return Ok(OutputConfig::default());
     };
     let effort = output.word("effort", &["low", "medium", "high", "xhigh", "max"], &[])?;
-    output.finish(&["format", "task_budget"])?;
-    Ok(effort.map(|word| match word.as_str() {
+    let effort = effort.map(|word| match word.as_str() {
         "low" => ReasoningEffort::Low,
         "medium" => ReasoningEffort::Medium,
         // The API calls it a signal and not a bound, so more than the most is the most.
         _ => ReasoningEffort::High,
-    }))
+    });
+    let schema = match output.object("format")? {
+        None => None,
+        Some(mut format) => {
+            (format.word("type", &["json_schema"], &[])?).ok_or_else(|| format.missing("type"))?;
+            let param = format.path_of("schema");
+            let schema = match format.take("schema") {
+                Some(schema @ Value::Object(_)) => schema,
+                Some(other) => return Err(wrong_type(&param, "an object", &other)),
+                None => return Err(format.missing("schema")),
+            };
+            format.finish(&[])?;
+            Some((schema, param))
+        }
+    };
+    output.finish(&["task_budget"])?;
+    let shown = schema.as_ref().map(|(schema, _)| ResponseFormat {
+        name: FORMAT_NAME.to_owned(),
+        description: None,
+        schema: schema.clone(),
+    });
+    let answer = schema.map(|(schema, param)| Held {
+        source: GrammarSource::JsonSchema(schema),
+        param,
+    });
+    Ok(OutputConfig {
+        effort,
+        answer,
+        shown,
+    })
 }
 
 /// Takes `cache_control`, which has no effect: whatever prefix is in the cache is used.

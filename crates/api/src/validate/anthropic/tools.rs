@@ -8,20 +8,21 @@ use std::collections::HashSet;
 use gossamer_harmony::Tool;
 use serde_json::Value;
 
-use super::super::fields::{Fields, invalid, quote, unsupported_value, wrong_type};
+use super::super::fields::{Fields, invalid, quote, wrong_type};
 use super::super::sampling::too_many;
-use super::super::tools::check_name;
+use super::super::tools::{Calls, Declared, check_name, told_and_callable};
 use super::cache_control;
 use crate::error::ApiError;
 
 /// Bound on `tools`. The API documents none; agents with many servers of tools send a few hundred.
 const MAX_TOOLS: usize = 1024;
 
-/// Takes the fields about tools. Returns those that the model may call: none with `tool_choice` `none`.
-pub(super) fn tools(fields: &mut Fields) -> Result<Vec<Tool>, ApiError> {
+/// Takes the fields about tools. Returns those that the model is told of (none with `tool_choice` `none`) and what it may do
+/// with them.
+pub(super) fn tools(fields: &mut Fields) -> Result<(Vec<Tool>, Calls), ApiError> {
     let declared = declared(fields)?;
     let Some(mut choice) = fields.object("tool_choice")? else {
-        return Ok(declared);
+        return Ok(told_and_callable(declared, false, None));
     };
     let kind = (choice.required_string("type"))?;
     let path = choice.path_of("type");
@@ -38,23 +39,20 @@ pub(super) fn tools(fields: &mut Fields) -> Result<Vec<Tool>, ApiError> {
         ));
     }
     match kind.as_str() {
-        "auto" => Ok(declared),
+        "auto" => Ok(told_and_callable(declared, false, None)),
         // A tool that the model has not read about is one that it does not call.
-        "none" => Ok(Vec::new()),
-        "any" => Err(unsupported_value(&path, "'any'")),
-        "tool" => {
-            let name_path = fields.path_of("tool_choice.name");
-            match name {
-                None => Err(fields.missing("tool_choice.name")),
-                Some(name) if declared.iter().any(|tool| tool.name == name) => {
-                    Err(unsupported_value(&path, "'tool'"))
-                }
-                Some(name) => Err(invalid(
-                    &name_path,
-                    format!("is {}, not one of 'tools'", quote(&name)),
-                )),
+        "none" => Ok((Vec::new(), Calls::default())),
+        "any" => Ok(told_and_callable(declared, true, None)),
+        "tool" => match name {
+            None => Err(fields.missing("tool_choice.name")),
+            Some(name) if declared.iter().any(|known| known.tool.name == name) => {
+                Ok(told_and_callable(declared, true, Some(&name)))
             }
-        }
+            Some(name) => Err(invalid(
+                &fields.path_of("tool_choice.name"),
+                format!("is {}, not one of 'tools'", quote(&name)),
+            )),
+        },
         other => Err(invalid(
             &path,
             format!(
@@ -65,7 +63,7 @@ pub(super) fn tools(fields: &mut Fields) -> Result<Vec<Tool>, ApiError> {
     }
 }
 
-fn declared(fields: &mut Fields) -> Result<Vec<Tool>, ApiError> {
+fn declared(fields: &mut Fields) -> Result<Vec<Declared>, ApiError> {
     let path = fields.path_of("tools");
     let items = fields.array("tools")?.unwrap_or_default();
     if items.len() > MAX_TOOLS {
@@ -75,19 +73,19 @@ fn declared(fields: &mut Fields) -> Result<Vec<Tool>, ApiError> {
     let mut tools = Vec::with_capacity(items.len());
     for (i, item) in items.into_iter().enumerate() {
         let path = format!("{path}[{i}]");
-        let tool = tool(item, &path)?;
-        if !names.insert(tool.name.clone()) {
+        let known = tool(item, &path)?;
+        if !names.insert(known.tool.name.clone()) {
             return Err(invalid(
                 &format!("{path}.name"),
-                format!("repeats the name {}", quote(&tool.name)),
+                format!("repeats the name {}", quote(&known.tool.name)),
             ));
         }
-        tools.push(tool);
+        tools.push(known);
     }
     Ok(tools)
 }
 
-fn tool(item: Value, path: &str) -> Result<Tool, ApiError> {
+fn tool(item: Value, path: &str) -> Result<Declared, ApiError> {
     let mut tool = Fields::new(item, path)?;
     if let Some(kind) = tool.string("type")?
         && kind != "custom"
@@ -108,15 +106,19 @@ fn tool(item: Value, path: &str) -> Result<Tool, ApiError> {
         }
         None => return Err(tool.missing("input_schema")),
     };
-    // As with a chat's tools, arguments are as good as the model writes them.
-    tool.boolean("strict")?;
+    let param = tool.path_of("input_schema");
+    let strict = tool.boolean("strict")?.unwrap_or(false);
     tool.boolean("eager_input_streaming")?;
     tool.only_boolean("defer_loading", false)?;
     cache_control(&mut tool)?;
     tool.finish(&["allowed_callers", "input_examples"])?;
-    Ok(Tool {
-        name,
-        description: description.filter(|text| !text.is_empty()),
-        parameters: Some(parameters),
+    Ok(Declared {
+        tool: Tool {
+            name,
+            description: description.filter(|text| !text.is_empty()),
+            parameters: Some(parameters),
+        },
+        strict,
+        param,
     })
 }
