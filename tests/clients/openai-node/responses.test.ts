@@ -181,7 +181,7 @@ test("responses: in the background, fetched and cancelled", async () => {
   assert.match(response.output_text, /Paris/);
   const running = await create({ input: "Go on.", background: true, max_output_tokens: 3000, ...ENDLESS });
   const cancelled = await client.responses.cancel(running.id);
-  assertIs("response", cancelled);
+  assertIs("sentResponse", cancelled);
   assert.equal(cancelled.status, "cancelled");
 });
 

@@ -8,6 +8,7 @@ export interface Answers {
   completion: OpenAI.Completion;
   model: OpenAI.Model;
   response: OpenAI.Responses.Response;
+  sentResponse: Omit<OpenAI.Responses.Response, "output_text">;
   responseEvent: Sent<OpenAI.Responses.ResponseStreamEvent>;
   responseItem: OpenAI.Responses.ResponseItem;
 }
