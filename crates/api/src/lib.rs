@@ -20,6 +20,7 @@ mod cors;
 mod dialect;
 mod error;
 mod generation;
+mod grammars;
 mod json;
 mod kept;
 mod openapi;
