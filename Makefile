@@ -16,7 +16,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-rust test-e2e test-browser test-clients check fmt fmt-check lint openapi openapi-check openapi-lint
-.PHONY: config doc bench bench-constraints bench-peers prove-constraints load hostile eval model clean
+.PHONY: config doc bench bench-constraints bench-peers prove-constraints fuzz load hostile eval model clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,19 @@ bench-constraints: build $(VENV)/.installed ## Measure what constraints cost at 
 
 prove-constraints: build $(VENV)/.installed ## 500 forced calls, 500 JSON answers and 2000 free turns, every one checked (test-e2e sends fewer)
 	CONSTRAINED=500,500,2000 E2E_BINARY=$(GOSSAMER) $(VENV)/bin/python -m pytest tests/e2e/test_constraints.py
+
+# make fuzz TARGETS="jwt request_json" FUZZ_SECONDS=1500. No sanitizer: the crates that it runs have no unsafe code of ours.
+# What libFuzzer finds on the way goes to fuzz/corpus, a finding to fuzz/artifacts; a finding becomes a file in fuzz/seeds.
+TARGETS ?= harmony_parser header_automaton request_json jwt constraint_compile
+FUZZ_SECONDS ?= 60
+fuzz: ## Look for inputs that break a property, FUZZ_SECONDS for each of TARGETS (needs a nightly toolchain and cargo-fuzz)
+	@rustup run nightly rustc --version >/dev/null 2>&1 || { echo "a nightly toolchain is needed: rustup toolchain install nightly" >&2; exit 1; }
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo "cargo-fuzz is needed: cargo install cargo-fuzz --locked" >&2; exit 1; }
+	for target in $(TARGETS); do \
+		mkdir -p fuzz/corpus/$$target && \
+		$(CARGO) +nightly fuzz run -s none $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -dict=fuzz/dictionary.txt -max_len=4096 -timeout=10 -rss_limit_mb=2048 || exit 1; \
+	done
 
 load: build $(LOADTEST) ## Run the load scenarios with their thresholds and the leak check
 	LOADTEST_SERVER=$(GOSSAMER) loadtest/with-server.sh sh -c '$(LOADTEST) --url $$LOADTEST_URL \

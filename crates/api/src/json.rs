@@ -27,6 +27,7 @@ pub fn read(bytes: &[u8]) -> Result<Value, ApiError> {
     match path_of_nul(&value).filter(|path| !path.is_empty()) {
         None => Ok(value),
         Some(path) => {
+            let path = shortened(path);
             let message = format!("'{path}' must not hold the character U+0000.");
             Err(ApiError::field(ErrorCode::InvalidValue, path, message))
         }
@@ -63,6 +64,16 @@ fn path_of_nul(value: &Value) -> Option<String> {
         }),
         Value::Null | Value::Bool(_) | Value::Number(_) => None,
     }
+}
+
+/// A path that a person can read: names may be as deep as JSON is read.
+fn shortened(mut path: String) -> String {
+    const SHOWN: usize = 256;
+    if let Some((end, _)) = path.char_indices().nth(SHOWN) {
+        path.truncate(end);
+        path.push_str("...");
+    }
+    path
 }
 
 /// A path that goes on: `a` and `b` are `a.b`, `a` and `[0]` are `a[0]`.
@@ -176,6 +187,12 @@ mod tests {
             assert_eq!(error.param(), Some(path), "{text}");
             assert_eq!(error.code(), ErrorCode::InvalidValue);
         }
+        // Found by fuzzing: a hundred names of sixty letters were shown whole, twice.
+        let name = format!("{{\"{}\":", "n".repeat(60));
+        let deep = name.repeat(100) + r#""\u0000""# + &"}".repeat(100);
+        let error = read(deep.as_bytes()).expect_err("it holds one");
+        let param = error.param().unwrap_or_default();
+        assert!(param.len() == 259 && param.ends_with("..."), "{param}");
         for fine in [&br#"{"a":"\\u0000"}"#[..], br#""\u0000""#] {
             assert!(read(fine).is_ok());
         }

@@ -18,6 +18,7 @@ pub mod auth;
 mod connection;
 mod cors;
 mod dialect;
+pub mod dry_run;
 mod error;
 mod generation;
 mod grammars;

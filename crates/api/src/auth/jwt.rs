@@ -77,6 +77,8 @@ struct Claims {
     sub: Option<String>,
     #[serde(default)]
     iss: Option<serde_json::Value>,
+    #[serde(default)]
+    aud: Option<serde_json::Value>,
     /// RFC 8693, section 4.2: names with spaces between them.
     #[serde(default)]
     scope: Option<ScopeClaim>,
@@ -190,6 +192,10 @@ impl JwtVerifier {
         let claims = decode::<Claims>(token, key, validation)
             .map_err(|error| refusal(error.kind()))?
             .claims;
+        // jsonwebtoken 11.1 looks over an `aud` that is neither a text nor a list of texts.
+        if claims.aud.is_some() && validation.aud.is_none() {
+            return Err(TokenError::Audience);
+        }
         let subject = claims
             .sub
             .filter(|sub| is_subject(sub))

@@ -347,6 +347,24 @@ fn scopes_in_every_form() {
     assert!(setup.verify(&hs256(&with("scope", json!(7)))).is_err());
 }
 
+/// Found by fuzzing: a number as `aud` was looked over.
+#[test]
+fn an_audience_of_any_kind_is_somebody_else_where_none_is_expected() {
+    let setup = Setup::secret();
+    for aud in [
+        json!("x"),
+        json!(["x"]),
+        json!([]),
+        json!(7),
+        json!({"x": 1}),
+        json!(true),
+    ] {
+        let token = hs256(&with("aud", aud.clone()));
+        assert_eq!(setup.verify(&token), Err(TokenError::Audience), "{aud}");
+    }
+    assert!(setup.verify(&hs256(&with("aud", json!(null)))).is_ok());
+}
+
 #[test]
 fn nonsense_is_malformed() {
     let setup = Setup::secret();

@@ -177,6 +177,14 @@ impl Auth {
         self.keys.is_none() && self.jwt.is_none()
     }
 
+    /// The name of who is asking: `key:ID`, `jwt:SUBJECT` or `anonymous`.
+    ///
+    /// # Errors
+    /// The credential is no good; what the client is answered.
+    pub fn identify(&self, headers: &HeaderMap) -> Result<Arc<str>, ApiError> {
+        Ok(self.principal(headers)?.id)
+    }
+
     /// Finds out who is asking.
     ///
     /// # Errors

@@ -5,10 +5,12 @@ use std::rc::Rc;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use gossamer_harmony::render;
+use serde_json::Value;
 
 use super::{prepare, read_body};
 use crate::error::ApiError;
 use crate::generation::{ChatAssembler, Generation, Job, Messages, constraint};
+use crate::kept::Keeper;
 use crate::openapi::errors::GenerationErrors;
 use crate::reply::chat::{ChatChunks, Shown, WholeChat};
 use crate::reply::prompts::{Prompts, Wanted};
@@ -47,11 +49,7 @@ pub(crate) async fn create(
     let context = RequestContext::of(&request);
     let body = read_body(&request, payload, &state).await?;
     let keeper = state.keeper(context.principal());
-    let prepared = prepare(&state, body, move |body, state| {
-        let request = chat::validate(body, &state.config)?.restore(&keeper);
-        Prepared::new(request, "messages", state)
-    })
-    .await?;
+    let prepared = prepare(&state, body, move |body, state| read(body, &keeper, state)).await?;
     if prepared.is_streamed() {
         return prepared.streamed(ID_PREFIX, &state, context);
     }
@@ -59,9 +57,15 @@ pub(crate) async fn create(
     Ok(HttpResponse::Ok().json(answer))
 }
 
+/// Reads a body up to what is left to run.
+pub(crate) fn read(body: Value, keeper: &Keeper, state: &AppState) -> Result<Prepared, ApiError> {
+    let request = chat::validate(body, &state.config)?.restore(keeper);
+    Prepared::new(request, "messages", state)
+}
+
 /// A valid chat request, rendered and known to fit: all that is left is to run it. The one way to the scheduler of every
 /// endpoint that takes a conversation, in whatever shape.
-pub(super) struct Prepared {
+pub(crate) struct Prepared {
     job: Job,
     tools_allowed: bool,
     include_reasoning: bool,

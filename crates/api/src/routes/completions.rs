@@ -76,14 +76,22 @@ pub(crate) async fn create(
 }
 
 /// A request, tokenized.
-struct Texts {
+pub(crate) struct Texts {
     job: Job,
     keep: usize,
     logprobs: Option<u8>,
     wanted: Wanted,
 }
 
-fn read(body: Value, state: &AppState) -> Result<Texts, ApiError> {
+impl Texts {
+    /// Tokens of all prompts.
+    pub fn prompt_len(&self) -> usize {
+        self.job.prompts.iter().map(Vec::len).sum()
+    }
+}
+
+/// Reads a body up to what is left to run.
+pub(crate) fn read(body: Value, state: &AppState) -> Result<Texts, ApiError> {
     let mut request = completions::validate(body, &state.config)?;
     let wanted = Wanted {
         echo: request.echo,

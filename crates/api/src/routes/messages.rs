@@ -7,10 +7,12 @@
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use gossamer_harmony::render;
+use serde_json::Value;
 
 use super::chat_completions::Prepared;
 use super::{prepare, read_body, tokens};
 use crate::error::ApiError;
+use crate::kept::Keeper;
 use crate::openapi::errors::{MessagesBodyErrors, MessagesErrors};
 use crate::reply::messages::{MessageEvents, WholeMessage};
 use crate::reply::{Head, collect};
@@ -48,13 +50,8 @@ pub(crate) async fn create(
     let context = RequestContext::of(&request);
     let body = read_body(&request, payload, &state).await?;
     let keeper = state.keeper(context.principal());
-    let (prepared, thinking) = prepare(&state, body, move |body, state| {
-        let request = anthropic::validate(body, &state.config)?;
-        let chat = request.chat.restore(&keeper);
-        let prepared = Prepared::new(chat, "messages", state)?.with_call_prefix("toolu_");
-        Ok((prepared, request.thinking))
-    })
-    .await?;
+    let (prepared, thinking) =
+        prepare(&state, body, move |body, state| read(body, &keeper, state)).await?;
     let head = Head::new("msg_", &state.config);
     let (streamed, prompt_len) = (prepared.is_streamed(), prepared.prompt_len());
     let generation = prepared.run(&state, context)?;
@@ -71,6 +68,18 @@ pub(crate) async fn create(
     let mut answer = WholeMessage::new(thinking);
     let usage = collect(generation, &mut answer).await?;
     Ok(HttpResponse::Ok().json(answer.finish(&head, usage)))
+}
+
+/// Reads a body up to what is left to run, and whether the reasoning is shown.
+pub(crate) fn read(
+    body: Value,
+    keeper: &Keeper,
+    state: &AppState,
+) -> Result<(Prepared, anthropic::Thinking), ApiError> {
+    let request = anthropic::validate(body, &state.config)?;
+    let chat = request.chat.restore(keeper);
+    let prepared = Prepared::new(chat, "messages", state)?.with_call_prefix("toolu_");
+    Ok((prepared, request.thinking))
 }
 
 /// Counts the tokens of a prompt.
@@ -91,11 +100,20 @@ pub(crate) async fn count_tokens(
 ) -> Result<HttpResponse, ApiError> {
     let keeper = state.keeper(RequestContext::of(&request).principal());
     tokens::answer(&request, payload, &state, move |body, state| {
-        let (mut conversation, calls) = anthropic::count(body, &state.config)?;
-        keeper.restore(&mut conversation.turns, &calls);
-        Ok(MessageTokensCount {
-            input_tokens: render(&conversation).len(),
-        })
+        read_count(body, &keeper, state)
     })
     .await
+}
+
+/// Reads a body to the answer.
+pub(crate) fn read_count(
+    body: Value,
+    keeper: &Keeper,
+    state: &AppState,
+) -> Result<MessageTokensCount, ApiError> {
+    let (mut conversation, calls) = anthropic::count(body, &state.config)?;
+    keeper.restore(&mut conversation.turns, &calls);
+    Ok(MessageTokensCount {
+        input_tokens: render(&conversation).len(),
+    })
 }

@@ -114,7 +114,8 @@ async fn answer(
     }
 }
 
-fn read(body: Value, stream: bool, state: &AppState) -> Result<Prepared, ApiError> {
+/// Reads a body up to what is left to run.
+pub(crate) fn read(body: Value, stream: bool, state: &AppState) -> Result<Prepared, ApiError> {
     let (request, prompt_param) = simple::validate(body, stream, &state.config)?;
     Prepared::new(request, prompt_param, state)
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{prepare, read_body};
 use crate::error::ApiError;
+use crate::kept::Keeper;
 use crate::openapi::errors::BodyErrors;
 use crate::request_id::RequestContext;
 use crate::state::AppState;
@@ -37,21 +38,23 @@ pub(crate) async fn tokenize(
     payload: Payload,
     state: Data<AppState>,
 ) -> Result<HttpResponse, ApiError> {
-    answer(&request, payload, &state, |body, state| {
-        let request = tokens::tokenize(body, &state.config)?;
-        let tokens = match request.source {
-            Source::Text(text) => Tokenizer::get().encode(&text),
-            Source::Conversation(conversation) => render_conversation(&conversation),
-        };
-        Ok(TokenizeResponse {
-            count: tokens.len(),
-            max_model_len: state.scheduler.max_sequence_len(),
-            token_strs: (request.with_strings)
-                .then(|| tokens.iter().map(|&token| text(&[token])).collect()),
-            tokens,
-        })
+    answer(&request, payload, &state, read_tokenize).await
+}
+
+/// Reads a body to the answer.
+pub(crate) fn read_tokenize(body: Value, state: &AppState) -> Result<TokenizeResponse, ApiError> {
+    let request = tokens::tokenize(body, &state.config)?;
+    let tokens = match request.source {
+        Source::Text(text) => Tokenizer::get().encode(&text),
+        Source::Conversation(conversation) => render_conversation(&conversation),
+    };
+    Ok(TokenizeResponse {
+        count: tokens.len(),
+        max_model_len: state.scheduler.max_sequence_len(),
+        token_strs: (request.with_strings)
+            .then(|| tokens.iter().map(|&token| text(&[token])).collect()),
+        tokens,
     })
-    .await
 }
 
 /// Text of tokens.
@@ -70,13 +73,18 @@ pub(crate) async fn detokenize(
     payload: Payload,
     state: Data<AppState>,
 ) -> Result<HttpResponse, ApiError> {
-    answer(&request, payload, &state, |body, state| {
-        let tokens = tokens::detokenize(body, &state.config)?;
-        Ok(DetokenizeResponse {
-            prompt: text(&tokens),
-        })
+    answer(&request, payload, &state, read_detokenize).await
+}
+
+/// Reads a body to the answer.
+pub(crate) fn read_detokenize(
+    body: Value,
+    state: &AppState,
+) -> Result<DetokenizeResponse, ApiError> {
+    let tokens = tokens::detokenize(body, &state.config)?;
+    Ok(DetokenizeResponse {
+        prompt: text(&tokens),
     })
-    .await
 }
 
 /// The prompt of a chat completion, as text and as tokens.
@@ -98,18 +106,27 @@ pub(crate) async fn render(
 ) -> Result<HttpResponse, ApiError> {
     let keeper = state.keeper(RequestContext::of(&request).principal());
     answer(&request, payload, &state, move |body, state| {
-        let request = chat::validate(body, &state.config)?.restore(&keeper);
-        let token_ids = render_conversation(&request.conversation);
-        Ok(RenderedPrompt {
-            object: "chat.completion.prompt",
-            model: state.config.model.clone(),
-            prompt: text(&token_ids),
-            count: token_ids.len(),
-            token_ids,
-            max_model_len: state.scheduler.max_sequence_len(),
-        })
+        read_render(body, &keeper, state)
     })
     .await
+}
+
+/// Reads a body to the answer.
+pub(crate) fn read_render(
+    body: Value,
+    keeper: &Keeper,
+    state: &AppState,
+) -> Result<RenderedPrompt, ApiError> {
+    let request = chat::validate(body, &state.config)?.restore(keeper);
+    let token_ids = render_conversation(&request.conversation);
+    Ok(RenderedPrompt {
+        object: "chat.completion.prompt",
+        model: state.config.model.clone(),
+        prompt: text(&token_ids),
+        count: token_ids.len(),
+        token_ids,
+        max_model_len: state.scheduler.max_sequence_len(),
+    })
 }
 
 /// Reads the body and answers with what `made_of` it.

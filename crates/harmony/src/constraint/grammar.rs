@@ -26,7 +26,8 @@ const JSON_BLANKS: &str = r"[ \n\r\t]{1,32}";
 fn limits() -> ParserLimits {
     ParserLimits {
         initial_lexer_fuel: 1_000_000,
-        step_lexer_fuel: 100_000,
+        // A number of a `multipleOf` of 100,000 takes 250,000.
+        step_lexer_fuel: 300_000,
         step_max_items: 50_000,
         max_lexer_states: 20_000,
         max_grammar_size: 200_000,
@@ -131,6 +132,38 @@ fn with_options(schema: &Value) -> Value {
     schema
 }
 
+/// The largest `multipleOf`, without its decimal point. Each remainder is a state of its own; with a million of them the
+/// text would become too complex in the midst of a number, and from 429,496,730 on derivre's arithmetic overflows.
+const MAX_MULTIPLE: u64 = 100_000;
+/// Digits of `multipleOf` behind the point; with ten the same arithmetic overflows.
+const MAX_DECIMALS: usize = 8;
+
+/// A `multipleOf` somewhere in a schema that is beyond these bounds.
+fn unenforceable_multiple(schema: &Value) -> Option<&serde_json::Number> {
+    match schema {
+        Value::Array(items) => items.iter().find_map(unenforceable_multiple),
+        Value::Object(fields) => fields.iter().find_map(|(name, value)| match value {
+            Value::Number(number) if name == "multipleOf" && !can_be_enforced(number) => {
+                Some(number)
+            }
+            value => unenforceable_multiple(value),
+        }),
+        _ => None,
+    }
+}
+
+fn can_be_enforced(multiple: &serde_json::Number) -> bool {
+    let text = multiple.to_string();
+    // An exponent stands where there are many digits.
+    let (whole, decimals) = text.split_once('.').unwrap_or((&text, ""));
+    let decimals = decimals.trim_end_matches('0');
+    // What is no positive number is refused for that.
+    let digits = format!("{whole}{decimals}");
+    decimals.len() <= MAX_DECIMALS
+        && !text.contains('e')
+        && (digits.starts_with('-') || digits.parse().is_ok_and(|n: u64| n <= MAX_MULTIPLE))
+}
+
 /// A grammar that cannot be used, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -166,6 +199,15 @@ impl Grammar {
         let bytes = source.key().len();
         if bytes > MAX_GRAMMAR_BYTES {
             let message = format!("it has {bytes} bytes, more than {MAX_GRAMMAR_BYTES}");
+            return Err(GrammarError(message));
+        }
+        if let GrammarSource::JsonSchema(schema) = source
+            && let Some(number) = unenforceable_multiple(schema)
+        {
+            let message = format!(
+                "multipleOf {number} has more digits than can be enforced: without its point at most {MAX_MULTIPLE}, \
+                 and {MAX_DECIMALS} behind the point"
+            );
             return Err(GrammarError(message));
         }
         let factory = FACTORY.as_ref().map_err(GrammarError::new)?;
@@ -242,6 +284,12 @@ impl GrammarState {
         self.mask.resize(special::VOCAB_SIZE.div_ceil(32), 0);
         clear_from(&mut self.mask, special::FIRST_CONTROL);
         &mut self.mask
+    }
+
+    /// Why nothing can be said of the text any more.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let error = self.matcher.get_error()?;
+        Some(GrammarError::new(error).to_string())
     }
 
     /// The text goes on with `token`, which was allowed; another one ends what can be said of it.

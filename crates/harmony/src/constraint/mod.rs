@@ -85,6 +85,8 @@ impl TurnRules {
     pub fn forced_call(&self) -> Option<String> {
         match &self.wishes.functions[..] {
             _ if !self.wishes.must_call => None,
+            // Then nobody can be called, and `new` asks for no call.
+            [] => None,
             [only] => Some(format!(
                 "assistant to=functions.{}<|channel|>commentary <|constrain|>json<|message|>",
                 only.name
@@ -231,6 +233,18 @@ impl TurnGuard {
                 mask[*end as usize / 32] |= u32::from(is_complete) << (*end % 32);
                 Next::Mask(mask)
             }
+        }
+    }
+
+    /// Why a grammar allows nothing any more: its text became too complex to follow, or was none of the grammar.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        match &self.at {
+            At::Body {
+                grammar: Some(grammar),
+                ..
+            } => grammar.trouble(),
+            _ => None,
         }
     }
 

@@ -273,6 +273,46 @@ fn what_is_allowed_and_what_is_asked_agree() {
     }
 }
 
+/// Found by fuzzing: from `multipleOf: 1000` on, a number could not be begun.
+#[test]
+fn a_number_of_the_largest_multiple_can_be_written() {
+    for (multiple, number) in [
+        (json!(1000), "4000"),
+        (json!(100_000), "300000"),
+        (json!(0.0025), "1.0075"),
+    ] {
+        let schema = json!({"type": "number", "multipleOf": multiple});
+        let rules = Arc::new(TurnRules::new(TurnWishes {
+            answer: Some(compile(GrammarSource::JsonSchema(schema))),
+            ..TurnWishes::default()
+        }));
+        let mut guard = TurnGuard::new(rules);
+        for token in Tokenizer::get().encode_with_special("<|channel|>final<|message|>") {
+            guard.advance(token);
+        }
+        for token in Tokenizer::get().encode(number) {
+            assert!(
+                allowed(&mut guard).contains(&token),
+                "{number}: {:?}",
+                guard.trouble()
+            );
+            guard.advance(token);
+        }
+        assert!(guard.allows(RETURN));
+        guard.advance(Tokenizer::get().encode("x")[0]);
+        assert!(guard.trouble().is_some() && allowed(&mut guard).is_empty());
+    }
+}
+
+#[test]
+fn nobody_is_called_where_there_is_nobody() {
+    let rules = TurnRules::new(TurnWishes {
+        must_call: true,
+        ..TurnWishes::default()
+    });
+    assert_eq!(rules.forced_call(), None);
+}
+
 #[test]
 fn a_turn_that_must_call_has_no_answer() {
     let rules = Arc::new(TurnRules::new(TurnWishes {
@@ -346,6 +386,16 @@ fn grammars_that_cannot_be_used_say_why() {
         (
             GrammarSource::JsonSchema(json!({"type": "string", "minLength": 5, "maxLength": 2})),
             "minLength",
+        ),
+        (
+            GrammarSource::JsonSchema(
+                json!({"items": {"type": "integer", "multipleOf": 1_000_000_000}}),
+            ),
+            "multipleOf 1000000000 has more digits",
+        ),
+        (
+            GrammarSource::JsonSchema(json!({"type": "number", "multipleOf": 1e-9})),
+            "multipleOf 1e-9",
         ),
         (GrammarSource::Regex("(".into()), "regex"),
         (GrammarSource::Lark("start: nothing".into()), "nothing"),

@@ -108,7 +108,7 @@ pub(crate) async fn create(
 }
 
 /// A valid request, rendered and known to fit.
-struct Ready {
+pub(crate) struct Ready {
     prepared: Prepared,
     response: Response,
     input: Vec<Value>,
@@ -117,7 +117,13 @@ struct Ready {
 }
 
 impl Ready {
-    fn new(
+    /// Tokens of the prompt.
+    pub fn prompt_len(&self) -> usize {
+        self.prepared.prompt_len()
+    }
+
+    /// Reads a body, behind the conversation that it continues.
+    pub fn new(
         body: Value,
         history: Vec<Link>,
         keeper: &Keeper,

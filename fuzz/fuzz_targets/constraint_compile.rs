@@ -1,0 +1,9 @@
+//! See `crates/fuzzing/src/constraint_compile.rs`.
+#![no_main]
+
+use gossamer_fuzzing::Target;
+use std::sync::LazyLock;
+
+static TARGET: LazyLock<Target> = LazyLock::new(|| gossamer_fuzzing::target("constraint_compile"));
+
+libfuzzer_sys::fuzz_target!(init: (TARGET.prepare)(), |bytes: &[u8]| (TARGET.check)(bytes));

@@ -1,0 +1,9 @@
+//! See `crates/fuzzing/src/harmony_parser.rs`.
+#![no_main]
+
+use gossamer_fuzzing::Target;
+use std::sync::LazyLock;
+
+static TARGET: LazyLock<Target> = LazyLock::new(|| gossamer_fuzzing::target("harmony_parser"));
+
+libfuzzer_sys::fuzz_target!(init: (TARGET.prepare)(), |bytes: &[u8]| (TARGET.check)(bytes));
