@@ -1,7 +1,7 @@
 //! What holds for any bytes: one function per property, for the fuzzer and for a test.
 //!
 //! `fuzz/` hands these functions to libFuzzer, which looks for bytes that make one panic; `tests/properties.rs` runs them
-//! over the committed seeds and some thousand random inputs on a stable toolchain. Bytes are read as choices ([`Draws`]),
+//! over the committed seeds and some thousand random inputs on a stable toolchain. Bytes are read as choices (`draws`),
 //! so that most inputs get deep; some modes take them as they are.
 //! Knows the crates under test by their public faces only. Invariant: same bytes, same run.
 
