@@ -5,7 +5,7 @@
 
 Owns the list of suites, their environments (kept in `.venv-clients` until a pin changes) and the README's table of
 clients, which is made from what ran: a run of all suites fails if the README says something else, and writes it with
-UPDATE=1. Knows nothing of what the suites check; only that a test's name begins with chat, stream, tools or errors.
+UPDATE=1. Knows nothing of what the suites check; only that a test's name begins with a topic.
 Needs Python 3.11, cargo and, the first time, the package registries. Ends with the line "N passed, N failed".
 """
 
@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CACHE = ROOT / ".venv-clients"
 UV = "uv==0.13.9"
-TOPICS = ("chat", "stream", "tools", "errors")
+TOPICS = ("chat", "stream", "tools", "errors", "responses")
 # A suite is given up after this many seconds: a client that waits for ever is a failure too.
 SUITE_TIMEOUT = 300
 INSTALL_TIMEOUT = 600
@@ -59,7 +59,7 @@ SUITES = [
         "OpenAI Agents SDK",
         "python",
         "openai-agents",
-        'set_default_openai_api("chat_completions"); set_default_openai_client(AsyncOpenAI(base_url=URL, api_key=KEY))',
+        "set_default_openai_client(AsyncOpenAI(base_url=URL, api_key=KEY))",
     ),
     Suite(
         "pydantic-ai",
@@ -276,8 +276,8 @@ def topics_of(tests):
 def readme_table(results):
     """The README's table of clients."""
     lines = [
-        "| Client | Version | Chat | Stream | Tools | Errors | Point it at the server |",
-        "|---|---|---|---|---|---|---|",
+        f"| Client | Version | {' | '.join(topic.capitalize() for topic in TOPICS)} | Point it at the server |",
+        "|---|---|" + "---|" * (len(TOPICS) + 1),
     ]
     for suite, tests in results:
         if suite.language == "schemathesis":

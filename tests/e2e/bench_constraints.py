@@ -7,10 +7,10 @@ interval that holds it 19 times out of 20: single rounds differ by a third on a 
 
 import http.client
 import json
+import multiprocessing
 import os
 import statistics
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -121,30 +121,38 @@ def throughput(server, rounds):
     print("draws:", draws(server))
 
 
-def gaps(server, seconds, compile_schemas):
-    """Gaps between tokens of one stream, in milliseconds, and how many schemas were compiled meanwhile."""
-    done = threading.Event()
-    compiled = [0]
+def ask_for_schemas(port, done, asked, new):
+    """Asks for answers by a schema of some size, 30 times in a second: one that nobody has asked for yet, or always the same.
+    In a process of its own: two threads of Python wait for each other for longer than what is measured."""
+    first = int(1000 * time.time())
+    while not done.is_set():
+        number = first + asked.value if new else 0
+        asked.value += 1
+        properties = {f"field_{number}_{i}": {"enum": [f"v{number}{j}" for j in range(10)]} for i in range(60)}
+        body = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": "Hi"}],
+            "max_tokens": 1,
+            "guided_json": {"type": "object", "properties": properties, "required": list(properties)},
+        }
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
+        response = connection.getresponse()
+        assert response.status == 200, response.read()
+        response.read()
+        connection.close()
+        time.sleep(max(0, 1 / 30 - (time.time() - first / 1000) % (1 / 30)))
 
-    def compile_them():
-        while not done.is_set():
-            compiled[0] += 1
-            # A schema that nobody has asked for yet, of some size.
-            properties = {f"field_{compiled[0]}_{i}": {"enum": [f"v{compiled[0]}{j}" for j in range(10)]} for i in range(60)}
-            body = {
-                "model": MODEL,
-                "messages": [{"role": "user", "content": "Hi"}],
-                "max_tokens": 1,
-                "guided_json": {"type": "object", "properties": properties, "required": list(properties)},
-            }
-            assert server.post("/v1/chat/completions", body, timeout=60).status == 200
 
+def gaps(server, seconds, beside):
+    """Gaps between tokens of one stream, in milliseconds, and how many requests there were beside it."""
+    done, asked = multiprocessing.Event(), multiprocessing.Value("i", 0)
+    other = multiprocessing.Process(target=ask_for_schemas, args=(server.port, done, asked, beside == "new schemas"))
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     body = {"model": MODEL, "prompt": "The", "max_tokens": 3900, "ignore_eos": True, "stream": True, "temperature": 0}
     connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
     response = connection.getresponse()
-    other = threading.Thread(target=compile_them)
-    if compile_schemas:
+    if beside != "nothing":
         other.start()
     found, last, end = [], None, time.monotonic() + seconds
     while time.monotonic() < end:
@@ -157,22 +165,31 @@ def gaps(server, seconds, compile_schemas):
                 found.append(1000 * (now - last))
             last = now
     done.set()
-    if compile_schemas:
+    if beside != "nothing":
         other.join()
     connection.close()
-    return sorted(found), compiled[0]
+    return found, asked.value
 
 
 def main():
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 40
     with Server() as server:
         throughput(server, rounds)
-        for compile_schemas in (False, True, False, True):
-            found, compiled = gaps(server, 8, compile_schemas)
-            at = lambda share: found[int(share * (len(found) - 1))]
+        # The same requests with a schema that is known already show what the requests themselves cost.
+        kinds = ("nothing", "a known schema", "new schemas")
+        found, asked = {kind: [] for kind in kinds}, dict.fromkeys(kinds, 0)
+        for _ in range(8):
+            for kind in kinds:
+                some, count = gaps(server, 8, kind)
+                found[kind] += some
+                asked[kind] += count
+        for kind in kinds:
+            values = sorted(found[kind])
+            shares = ((name, values[int(share * (len(values) - 1))]) for name, share in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)))
             print(
-                f"{compiled:4} schemas compiled beside one stream: gap p50 {at(0.5):.2f}, p99 {at(0.99):.2f}, "
-                f"max {found[-1]:.2f} ms, {len(found)} tokens"
+                f"one stream beside {kind} ({asked[kind]} requests): gaps between {len(values)} tokens "
+                + ", ".join(f"{name} {value:.2f}" for name, value in shares)
+                + f", mean {statistics.mean(values):.3f} ms"
             )
         metrics = server.metrics()
         total, count = (metrics[f"gossamer_grammar_compile_seconds_{part}"] for part in ("sum", "count"))

@@ -39,9 +39,9 @@ const READERS: [(&str, Read); 11] = [
     ("/v1/completions", |body, _, state| {
         Ok(completions::read(body, state)?.prompt_len())
     }),
-    ("/v1/responses", |body, _, state| {
+    ("/v1/responses", |body, keeper, state| {
         // What it continues is in the store, which is not asked.
-        Ok(responses::Ready::new(body, Vec::new(), state)?.prompt_len())
+        Ok(responses::Ready::new(body, Vec::new(), keeper, state)?.prompt_len())
     }),
     ("/v1/messages", |body, keeper, state| {
         Ok(messages::read(body, keeper, state)?.0.prompt_len())

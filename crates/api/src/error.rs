@@ -180,7 +180,7 @@ impl ApiError {
 
     /// Names the field as the client did, if `own` knows its name; the path stands in the message too.
     #[must_use]
-    pub(crate) fn renamed(mut self, own: fn(&str) -> Option<String>) -> Self {
+    pub(crate) fn renamed(mut self, own: impl Fn(&str) -> Option<String>) -> Self {
         if let Some(path) = self.param.take() {
             let new = own(&path).unwrap_or_else(|| path.to_string());
             self.message = self.message.replace(&*path, &new).into();

@@ -8,18 +8,22 @@
 //! nothing or the same. A client that has changed a call gets the reasoning back that led to it, if it sends none; one that
 //! sends other reasoning is believed.
 //!
+//! Where an API has thoughts, messages and calls as items, what was one generation is several turns of the conversation; they
+//! are read, and put back, as one.
+//!
 //! Knows no wire format. Invariants: what one principal's requests left is found by that principal alone; there are never
 //! more turns and bytes than the bounds say, and none that nobody asked for during the time to live. The least recently used
 //! goes first.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gossamer_harmony::{Token, ToolCall, Turn};
 use serde_json::Value;
 
-use crate::generation::{Assembler, ChatAssembler, Piece, Update};
+use crate::generation::{Assembler, ChatAssembler, Piece, SEPARATOR, Update};
 
 /// Bounds on what is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,15 +98,64 @@ impl Keeper {
         (self.turns).insert(key(&self.principal, call_id), turn, Instant::now());
     }
 
-    /// Puts back what clients have forgotten. `calls` names the turns that made calls, by place, with their first call's id.
-    pub fn restore(&self, turns: &mut [Turn], calls: &[(usize, String)]) {
-        for (at, id) in calls {
+    /// Puts back what clients have forgotten. `calls` names the turns that made calls, by place and in order, with the id of
+    /// the first call that they, and the turns of the same generation around them, made.
+    pub fn restore(&self, turns: &mut Vec<Turn>, calls: &[(usize, String)]) {
+        // From the end, because several turns may become one.
+        let mut end = turns.len();
+        for (at, id) in calls.iter().rev() {
             let found = (self.turns).find(&key(&self.principal, id), Instant::now());
-            if let (Some(kept), Some(turn)) = (found, turns.get_mut(*at)) {
-                kept.put_back(turn);
+            if let Some(kept) = found.filter(|_| *at < end) {
+                let generation = generation_around(turns, *at);
+                end = generation.start;
+                kept.put_back(turns, generation);
             }
         }
     }
+}
+
+/// The turns that may be of one generation with that at `at`: all around it that an assistant said, up to answers.
+fn generation_around(turns: &[Turn], at: usize) -> Range<usize> {
+    let on_the_way = |turn: &&Turn| matches!(turn, Turn::Assistant { content: None, .. });
+    let before = turns[..at].iter().rev().take_while(on_the_way).count();
+    let behind = turns[at..].iter().take_while(on_the_way).count();
+    at - before..at + behind
+}
+
+/// Several turns of one generation as one; `None` if one of them is none of an assistant on the way to a call.
+fn joined(turns: &[Turn]) -> Option<Turn> {
+    fn add(to: &mut Option<String>, text: Option<&String>) {
+        let Some(text) = text else { return };
+        match to {
+            None => *to = Some(text.clone()),
+            // As several messages of one kind are told to clients that get them as one text.
+            Some(to) => {
+                to.push_str(SEPARATOR);
+                to.push_str(text);
+            }
+        }
+    }
+    let (mut thoughts, mut preambles, mut calls) = (None, None, Vec::new());
+    for turn in turns {
+        let Turn::Assistant {
+            reasoning,
+            preamble,
+            content: None,
+            tool_calls,
+        } = turn
+        else {
+            return None;
+        };
+        add(&mut thoughts, reasoning.as_ref());
+        add(&mut preambles, preamble.as_ref());
+        calls.extend_from_slice(tool_calls);
+    }
+    Some(Turn::Assistant {
+        reasoning: thoughts,
+        preamble: preambles,
+        content: None,
+        tool_calls: calls,
+    })
 }
 
 /// Ids are no secrets, and a principal's name holds no U+0000.
@@ -234,13 +287,16 @@ impl KeptTurn {
     }
 
     /// Puts this in the place of what a client sent, as far as that leaves room for it.
-    fn put_back(self, turn: &mut Turn) {
+    fn put_back(self, turns: &mut Vec<Turn>, generation: Range<usize>) {
+        let Some(mut sent) = joined(&turns[generation.clone()]) else {
+            return;
+        };
         let Turn::Assistant {
             reasoning,
             preamble,
-            content: None,
             tool_calls,
-        } = turn
+            ..
+        } = &mut sent
         else {
             return;
         };
@@ -257,15 +313,20 @@ impl KeptTurn {
             && fits(preamble, &said.content)
             && (said.calls.iter().zip(&*tool_calls))
                 .all(|(said, sent)| same_arguments(&said.arguments, &sent.arguments));
-        if reasoning.is_none() && !said.reasoning.is_empty() {
-            *reasoning = Some(said.reasoning);
+        let forgotten = reasoning.is_none() && !said.reasoning.is_empty();
+        if forgotten {
+            *reasoning = Some(said.reasoning.clone());
         }
         if same && self.literal {
-            let plain = Box::new(turn.clone());
-            *turn = Turn::Generated {
+            let whole = Turn::Generated {
                 tokens: self.tokens,
-                plain,
+                plain: Box::new(sent),
             };
+            turns.splice(generation, [whole]);
+        } else if forgotten
+            && let Some(Turn::Assistant { reasoning, .. }) = turns.get_mut(generation.start)
+        {
+            *reasoning = Some(said.reasoning);
         }
     }
 }

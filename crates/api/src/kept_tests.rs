@@ -86,7 +86,7 @@ fn nobody_finds_what_is_anothers() {
     anna.keep("call_1", &tokens, true);
     let sent = call(None, None, "f", r#"{"a":1,"b":[2]}"#);
     for (keeper, found) in [(&anna, true), (&berta, false)] {
-        let mut turns = [sent.clone()];
+        let mut turns = vec![sent.clone()];
         keeper.restore(
             &mut turns,
             &[(0, "call_1".to_owned()), (7, "call_1".to_owned())],
@@ -103,8 +103,9 @@ fn what_says_the_same_is_put_back_and_what_does_not_is_believed() {
     };
     let same = r#"{"b":[2],"a":1.0}"#;
     let put_back = |sent: Turn, literal| {
-        let mut turn = sent;
-        kept(literal).put_back(&mut turn);
+        let mut turns = vec![sent];
+        kept(literal).put_back(&mut turns, 0..1);
+        let [turn] = turns.try_into().expect("one turn");
         turn
     };
     for reasoning in [None, Some("need it")] {
@@ -140,6 +141,65 @@ fn what_says_the_same_is_put_back_and_what_does_not_is_believed() {
         put_back(call(None, None, "f", same), false),
         call(Some("need it"), None, "f", same)
     );
+}
+
+#[test]
+fn what_came_as_items_is_put_back_as_one() {
+    const TALKATIVE: &str = "<|channel|>analysis<|message|>one<|end|><|start|>assistant<|channel|>analysis<|message|>two<|end|>\
+                             <|start|>assistant<|channel|>commentary<|message|>I look.<|end|>\
+                             <|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>";
+    let keeper = Keeper::new(
+        Arc::new(KeptTurns::new(bounds(10, usize::MAX))),
+        "key:anna".into(),
+    );
+    let tokens = Tokenizer::get().encode_with_special(TALKATIVE);
+    keeper.keep("call_1", &tokens, true);
+    keeper.keep("call_2", &tokens, true);
+    let said = |reasoning: Option<&str>, preamble: Option<&str>| Turn::Assistant {
+        reasoning: reasoning.map(str::to_owned),
+        preamble: preamble.map(str::to_owned),
+        content: None,
+        tool_calls: Vec::new(),
+    };
+    let user = |text: &str| Turn::User {
+        name: None,
+        text: text.to_owned(),
+    };
+    let result = Turn::ToolResult {
+        name: "f".into(),
+        content: "x".into(),
+    };
+    let whole = [
+        said(Some("one"), None),
+        said(Some("two"), None),
+        said(None, Some("I look.")),
+        call(None, None, "f", "{}"),
+    ];
+    let put_back = |items: &[Turn]| {
+        let mut turns = vec![user("a")];
+        turns.extend_from_slice(items);
+        let first = (turns.len() - 1, "call_1".to_owned());
+        turns.extend([result.clone(), call(None, None, "f", "{}"), result.clone()]);
+        let second = (turns.len() - 2, "call_2".to_owned());
+        keeper.restore(&mut turns, &[first, second]);
+        let third = turns.len() - 2;
+        assert!(matches!(turns[third], Turn::Generated { .. }));
+        turns
+    };
+    // Everything, or without what was forgotten.
+    for items in [&whole[..], &whole[2..], &whole[3..]] {
+        let turns = put_back(items);
+        assert_eq!(turns.len(), 5, "{turns:?}");
+        assert!(matches!(&turns[1], Turn::Generated { tokens: kept, .. } if **kept == *tokens));
+        assert_eq!(turns[2], result);
+    }
+    // Changed: the items stay, and the first has the reasoning that led to them.
+    let changed = [said(None, Some("I look!")), whole[3].clone()];
+    let turns = put_back(&changed);
+    assert_eq!(turns[1], said(Some("one\n\ntwo"), Some("I look!")));
+    assert_eq!(turns[2], changed[1]);
+    // Half of the reasoning is other reasoning.
+    assert_eq!(put_back(&whole[1..])[1..4], whole[1..]);
 }
 
 #[test]

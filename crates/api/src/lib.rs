@@ -21,6 +21,7 @@ mod dialect;
 pub mod dry_run;
 mod error;
 mod generation;
+mod grammars;
 mod json;
 mod kept;
 mod openapi;

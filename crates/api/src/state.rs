@@ -6,11 +6,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use gossamer_harmony::{GrammarCache, Tokenizer};
+use gossamer_harmony::Tokenizer;
 use gossamer_metrics::Metrics;
 use gossamer_scheduler::SchedulerHandle;
 
 use crate::auth::Auth;
+use crate::grammars::Grammars;
 use crate::kept::{Keeper, KeptBounds, KeptTurns};
 use crate::routes::BodyMemory;
 use crate::routes::responses::Responses;
@@ -91,7 +92,7 @@ pub struct AppState {
     pub(crate) info: Arc<ServerInfo>,
     pub(crate) auth: Arc<Auth>,
     pub(crate) bodies: BodyMemory,
-    pub(crate) grammars: Arc<GrammarCache>,
+    pub(crate) grammars: Arc<Grammars>,
     pub(crate) responses: Arc<Responses>,
     kept: Arc<KeptTurns>,
     /// Turns the salts that clients choose into the scheduler's. Its keys are random, so nobody can look for two salts
@@ -123,7 +124,7 @@ impl AppState {
             info: Arc::new(info),
             auth: Arc::new(auth),
             bodies: BodyMemory::default(),
-            grammars: Arc::default(),
+            grammars: Arc::new(Grammars::start()),
             responses: Arc::new(Responses::new(store)),
             salts: RandomState::new(),
             started: Instant::now(),

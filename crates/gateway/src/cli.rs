@@ -1,4 +1,4 @@
-//! The command line: four verbs, and one flag for every configuration key.
+//! The command line: five verbs, and one flag for every configuration key.
 //!
 //! Knows how things are typed, not what they mean.
 //! Invariant: flags come from the table of keys, so a key without a flag cannot exist.
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::config::{Config, ConfigError, Environment, KEYS, Key, Kind, RawConfig};
+use crate::hub::HubModel;
 
 /// The flag of the key file, which `gossamer keys` takes too.
 const KEY_FILE_FLAG: &str = "key-file";
@@ -25,6 +26,19 @@ pub fn command() -> Command {
             Command::new("serve")
                 .about("Load a model and serve it over HTTP")
                 .args(flags()),
+        )
+        .subcommand(
+            Command::new("pull")
+                .about("Download a model from the Hugging Face hub, and print where it lies")
+                .arg(
+                    Arg::new("model")
+                        .value_name("OWNER/NAME[@REVISION]")
+                        .help("The repository, as openai/gpt-oss-20b")
+                        .required(true)
+                        .value_parser(|text: &str| {
+                            HubModel::parse(text).ok_or("must be OWNER/NAME or OWNER/NAME@REVISION")
+                        }),
+                ),
         )
         .subcommand(
             Command::new("config")

@@ -7,6 +7,7 @@ mod banner;
 mod cli;
 mod config;
 mod health;
+mod hub;
 mod keys;
 mod logging;
 mod memory;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
     let matches = cli::command().get_matches();
     match matches.subcommand() {
         Some(("serve", matches)) => serve(matches),
+        Some(("pull", matches)) => pull(matches),
         Some(("config", matches)) => print_config(matches),
         Some(("keys", matches)) => keys::run(matches),
         // clap lets nothing else through.
@@ -41,6 +43,22 @@ fn serve(matches: &clap::ArgMatches) -> ExitCode {
             if error.is_usage() {
                 return ExitCode::from(EXIT_USAGE);
             }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn pull(matches: &clap::ArgMatches) -> ExitCode {
+    // clap asks for it.
+    let Some(model) = matches.get_one::<hub::HubModel>("model") else {
+        return ExitCode::from(EXIT_USAGE);
+    };
+    logging::init(&config::Log::TO_A_PERSON);
+    let hub = hub::Hub::new(|name| std::env::var(name).ok());
+    match hub.pull(model, &mut progress::Progress::new("downloading")) {
+        Ok(folder) => print(&format!("{}\n", folder.display())),
+        Err(error) => {
+            eprintln!("gossamer: {error}");
             ExitCode::FAILURE
         }
     }

@@ -6,6 +6,7 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::progress::Progress;
@@ -13,14 +14,17 @@ use gossamer_api::auth::{Auth, AuthError};
 use gossamer_api::{
     ApiConfig, AppState, PromptDate, ResponseStore, ServerConfig, ServerInfo, StoreError,
 };
-use gossamer_engine::{Engine, EngineConfig, EngineInfo, KvCacheSize, LoadError, ModelSource};
+use gossamer_engine::{
+    Engine, EngineConfig, EngineInfo, KvCacheSize, LoadError, LoadProgress, ModelSource,
+};
 use gossamer_metrics::Metrics;
 use gossamer_scheduler::{SchedulerConfig, SchedulerHandle, Worker};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use crate::banner::banner;
-use crate::config::{Config, Model};
+use crate::config::{Config, Model, ModelPath};
+use crate::hub::{Hub, HubError, HubModel};
 use crate::{health, logging, memory};
 
 /// How long the first token may take.
@@ -51,6 +55,9 @@ pub enum ServeError {
     /// The file of responses cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The model cannot be had from the hub.
+    #[error("cannot get the model: {0}")]
+    Hub(#[from] HubError),
     /// The model cannot be loaded.
     #[error("cannot load the model {model}: {source}")]
     Load { model: String, source: LoadError },
@@ -175,7 +182,12 @@ fn check_guarded(config: &Config, address: SocketAddr) -> Result<(), ServeError>
 }
 
 fn load(config: &Config) -> Result<gossamer_engine::EngineExecutor, ServeError> {
-    let (source, weight_bytes) = match &config.model.folder {
+    let folder = match &config.model.source {
+        ModelPath::Embedded => None,
+        ModelPath::Folder(folder) => Some(folder.clone()),
+        ModelPath::Hub(model) => Some(hub_folder(model)?),
+    };
+    let (source, weight_bytes) = match &folder {
         None => (ModelSource::Tiny, 0),
         Some(folder) => (
             ModelSource::Folder(folder.clone()),
@@ -194,16 +206,24 @@ fn load(config: &Config) -> Result<gossamer_engine::EngineExecutor, ServeError> 
         kernels: config.engine.kernels.clone(),
         weights: config.engine.weights,
     };
-    let mut progress = Progress::default();
-    Engine::load_with_progress(&source, &engine, &mut |at| progress.show(at)).map_err(|source| {
-        ServeError::Load {
-            model: match &config.model.folder {
-                None => config.model.name.clone(),
-                Some(folder) => folder.display().to_string(),
-            },
-            source,
-        }
+    let mut progress = Progress::new("loading");
+    let mut show = |at: LoadProgress| progress.show(at.bytes, at.total_bytes);
+    Engine::load_with_progress(&source, &engine, &mut show).map_err(|source| ServeError::Load {
+        model: match &folder {
+            None => config.model.name.clone(),
+            Some(folder) => folder.display().to_string(),
+        },
+        source,
     })
+}
+
+/// Where a hub's model lies. One that is complete is not asked for again: a server starts without a network.
+fn hub_folder(model: &HubModel) -> Result<PathBuf, HubError> {
+    let hub = Hub::new(|name| std::env::var(name).ok());
+    match hub.cached(model) {
+        Some(folder) => Ok(folder),
+        None => hub.pull(model, &mut Progress::new("downloading")),
+    }
 }
 
 fn api_config(config: &Config) -> ApiConfig {

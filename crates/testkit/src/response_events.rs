@@ -171,7 +171,16 @@ impl Checker {
     fn done(&mut self, event: &Value) -> Place {
         let item = &event["item"];
         assert_eq!(event["output_index"], self.items.len());
-        for field in ["id", "type", "role", "phase", "call_id", "name", "summary"] {
+        for field in [
+            "id",
+            "type",
+            "role",
+            "phase",
+            "call_id",
+            "name",
+            "namespace",
+            "summary",
+        ] {
             assert_eq!(item[field], self.item[field], "{field} of {event}");
         }
         let text = if self.has_parts() {

@@ -31,7 +31,6 @@ from gossamer_server import (
 from openai import AsyncOpenAI
 from openai.types.shared import Reasoning
 
-set_default_openai_api("chat_completions")
 set_tracing_disabled(True)
 
 
@@ -45,6 +44,7 @@ LOOP = asyncio.Runner()
 
 @pytest.fixture(autouse=True)
 def default_client():
+    set_default_openai_api("chat_completions")
     set_default_openai_client(client(), use_for_tracing=False)
 
 

@@ -7,4 +7,13 @@ export interface Answers {
   chatCompletionChunk: OpenAI.Chat.ChatCompletionChunk;
   completion: OpenAI.Completion;
   model: OpenAI.Model;
+  response: OpenAI.Responses.Response;
+  sentResponse: Omit<OpenAI.Responses.Response, "output_text">;
+  responseEvent: Sent<OpenAI.Responses.ResponseStreamEvent>;
+  responseItem: OpenAI.Responses.ResponseItem;
 }
+
+/** As it is sent: the SDK itself adds `output_text`, and not to the responses in events. */
+type Sent<Event> = Event extends { response: OpenAI.Responses.Response }
+  ? Omit<Event, "response"> & { response: Omit<OpenAI.Responses.Response, "output_text"> }
+  : Event;

@@ -1,7 +1,7 @@
 //! What the model may say, between harmony, which knows, and the scheduler, which asks.
 //!
-//! Compiles what a request wants its output held to, and lends a turn's guard the scheduler's trait. Compiling takes
-//! milliseconds: only on a thread of the blocking pool (`routes/body.rs`).
+//! Compiles what a request wants its output held to, and lends a turn's guard the scheduler's trait. Waiting for a
+//! compilation takes milliseconds: only on a thread of the blocking pool (`routes/body.rs`).
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -12,6 +12,7 @@ use crate::error::ApiError;
 use crate::generation::{Piece, Speech, Update};
 use crate::request_id::random_id;
 use crate::state::unix_seconds;
+use crate::validate::response_tools::Namespaces;
 use crate::wire::chat::{FinishReason, TokenLogprob};
 use crate::wire::responses::answer::{
     IncompleteDetails, ItemStatus, OutputItem, OutputPart, Phase, ReasoningPart, Response,
@@ -26,6 +27,8 @@ use crate::wire::usage::Usage;
 /// See the file's header.
 pub(crate) struct ResponseWriter {
     response: Response,
+    /// Functions that the client knows by two names.
+    namespaces: Namespaces,
     open: Option<Open>,
     next_sequence: u64,
     events: Vec<ResponseStreamEvent>,
@@ -45,6 +48,7 @@ enum Kind {
     Call {
         index: usize,
         call_id: String,
+        namespace: Option<String>,
         name: String,
     },
 }
@@ -61,10 +65,11 @@ pub(crate) enum End {
 
 impl ResponseWriter {
     /// Begins with the events that say so. A response that is queued is started by [`ResponseWriter::start`].
-    pub fn new(response: Response) -> Self {
+    pub fn new(response: Response, namespaces: Namespaces) -> Self {
         let queued = response.status == ResponseStatus::Queued;
         let mut writer = Self {
             response,
+            namespaces,
             open: None,
             next_sequence: 0,
             events: Vec::new(),
@@ -92,11 +97,18 @@ impl ResponseWriter {
         for piece in update.pieces {
             match piece {
                 Piece::Begin(speech) => self.begin(Kind::of(speech)),
-                Piece::ToolCall { index, id, name } => self.begin(Kind::Call {
-                    index,
-                    call_id: id,
-                    name,
-                }),
+                Piece::ToolCall { index, id, name } => {
+                    let (namespace, name) = match self.namespaces.get(&name) {
+                        Some((namespace, name)) => (Some(namespace.clone()), name.clone()),
+                        None => (None, name),
+                    };
+                    self.begin(Kind::Call {
+                        index,
+                        call_id: id,
+                        namespace,
+                        name,
+                    });
+                }
                 Piece::Reasoning(text) => self.grow(text, Vec::new()),
                 Piece::Arguments { index, text } => {
                     // More of a call that something else has interrupted: its item has ended, and no other fits better.
@@ -338,11 +350,17 @@ impl Open {
                 phase: *phase,
                 content: vec![self.output_part()],
             },
-            Kind::Call { call_id, name, .. } => OutputItem::FunctionCall {
+            Kind::Call {
+                call_id,
+                namespace,
+                name,
+                ..
+            } => OutputItem::FunctionCall {
                 id,
                 status,
                 call_id: call_id.clone(),
                 name: name.clone(),
+                namespace: namespace.clone(),
                 arguments: self.text.clone(),
             },
         }

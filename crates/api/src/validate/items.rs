@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::fields::{Fields, invalid, quote, wrong_type};
 use super::messages::Dialogue;
+use super::response_tools::joined_name;
 use super::tools::check_name;
 use crate::error::{ApiError, ErrorCode};
 use crate::request_id::random_id;
@@ -66,6 +67,8 @@ pub(super) struct ItemReader {
     turns: Vec<Turn>,
     /// Name of the function by the call's id, and whether its output came.
     calls: HashMap<String, (String, bool)>,
+    /// Which turns are calls, with their ids.
+    call_turns: Vec<(usize, String)>,
     /// The turn of an assistant's message that was said before a call, if one follows.
     undecided: Option<usize>,
 }
@@ -77,6 +80,7 @@ impl ItemReader {
             instructions: instructions.into_iter().collect(),
             turns: Vec::new(),
             calls: HashMap::new(),
+            call_turns: Vec::new(),
             undecided: None,
         }
     }
@@ -126,7 +130,7 @@ impl ItemReader {
             _ => return self.message(item),
         }
         self.undecided = None;
-        item.finish(&["async", "caller", "namespace"])
+        item.finish(&["async", "caller"])
     }
 
     /// All items were taken.
@@ -142,9 +146,8 @@ impl ItemReader {
         }
         Ok(Dialogue {
             instructions: (!self.instructions.is_empty()).then(|| self.instructions.join("\n\n")),
+            calls: first_calls(&self.turns, self.call_turns),
             turns: self.turns,
-            // What led to a call is an item of its own here: nothing has to be put back.
-            calls: Vec::new(),
         })
     }
 
@@ -180,8 +183,12 @@ impl ItemReader {
 
     fn call(&mut self, item: &mut Fields) -> Result<(), ApiError> {
         let id = item.required_string("call_id")?;
-        let name = item.required_string("name")?;
+        let mut name = item.required_string("name")?;
         check_name(&name, &item.path_of("name"))?;
+        if let Some(namespace) = item.string("namespace")? {
+            check_name(&namespace, &item.path_of("namespace"))?;
+            name = joined_name(&namespace, &name);
+        }
         let arguments = item.required_string("arguments")?;
         let repeats = self.calls.insert(id.clone(), (name.clone(), false));
         if repeats.is_some() {
@@ -194,6 +201,7 @@ impl ItemReader {
             *preamble = content.take();
         }
         let call = ToolCall { name, arguments };
+        self.call_turns.push((self.turns.len(), id));
         self.turns
             .push(assistant(|turn| turn.tool_calls.push(call)));
         Ok(())
@@ -218,6 +226,21 @@ impl ItemReader {
         self.turns.push(Turn::ToolResult { name, content });
         Ok(())
     }
+}
+
+/// Those of the calls that may be the first of a generation: between it and the call before it is something that the model
+/// did not say on the way to a call.
+fn first_calls(turns: &[Turn], calls: Vec<(usize, String)>) -> Vec<(usize, String)> {
+    let on_the_way = |turn: &Turn| matches!(turn, Turn::Assistant { content: None, .. });
+    let mut before = None;
+    let mut is_first = |at: usize| {
+        let goes_on = before.is_some_and(|before| turns[before..at].iter().all(on_the_way));
+        before = Some(at);
+        !goes_on
+    };
+    (calls.into_iter())
+        .filter(|(at, _)| is_first(*at))
+        .collect()
 }
 
 /// The parts of [`Turn::Assistant`].

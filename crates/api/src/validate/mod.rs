@@ -31,6 +31,7 @@ pub(crate) mod fields;
 mod items;
 mod messages;
 pub(crate) mod outputs;
+pub(crate) mod response_tools;
 pub(crate) mod responses;
 mod sampling;
 pub(crate) mod simple;

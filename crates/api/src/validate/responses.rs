@@ -9,6 +9,7 @@ use super::chat::{self, ChatRequest};
 use super::fields::{Fields, quote, wrong_type};
 use super::items::ItemReader;
 use super::model;
+use super::response_tools::{Declared, Namespaces, chat_choice};
 use crate::error::ApiError;
 use crate::request_id::random_id;
 use crate::state::{ApiConfig, unix_seconds};
@@ -62,28 +63,6 @@ const RENAMED: &[(&str, &str)] = &[
     ("tool_choice.allowed_tools", "tool_choice"),
 ];
 
-/// Tools of OpenAI's API that are no functions.
-const OTHER_TOOLS: &[&str] = &[
-    "apply_patch",
-    "code_interpreter",
-    "computer",
-    "computer_use",
-    "computer_use_preview",
-    "custom",
-    "file_search",
-    "image_generation",
-    "local_shell",
-    "mcp",
-    "namespace",
-    "programmatic_tool_calling",
-    "shell",
-    "tool_search",
-    "web_search",
-    "web_search_2025_08_26",
-    "web_search_preview",
-    "web_search_preview_2025_03_11",
-];
-
 /// Words of `include` that ask for what this server does not have.
 const OTHER_INCLUDES: &[&str] = &[
     "file_search_call.results",
@@ -105,6 +84,8 @@ pub(crate) struct ResponseRequest {
     pub input: Vec<Value>,
     /// The client wants to read it as it comes.
     pub streamed: bool,
+    /// Functions that the client knows by two names.
+    pub namespaces: Namespaces,
 }
 
 /// Reads the body. `history` holds the items of what it continues; `can_store` says whether responses are kept at all.
@@ -131,7 +112,7 @@ pub(crate) fn validate(
     let mut put = |name: &str, value: Option<Value>| {
         chat.extend(value.map(|value| (name.to_owned(), value)));
     };
-    let tools = tools(&mut fields)?;
+    let tools = Declared::new(&mut fields)?;
     let tool_choice = fields.take("tool_choice");
     let parallel = fields.boolean("parallel_tool_calls")?;
     // SDKs send these without tools too; without tools they mean nothing.
@@ -139,7 +120,7 @@ pub(crate) fn validate(
     if !tools.is_empty() || !tool_choice.as_ref().is_none_or(is_word) {
         put("tool_choice", chat_choice(tool_choice.as_ref(), &fields)?);
     }
-    put("tools", chat_tools(&tools));
+    put("tools", tools.chat_tools());
     let (effort, summary) = reasoning(&mut fields)?;
     put("reasoning_effort", effort.clone());
     let (format, verbosity) = text(&mut fields)?;
@@ -172,7 +153,7 @@ pub(crate) fn validate(
     }
     let shown = chat.clone();
     let request = chat::with_dialogue(Fields::new(Value::Object(chat), "")?, dialogue, config)
-        .map_err(|error| error.renamed(own_path))?;
+        .map_err(|error| error.renamed(|path| tools.own_path(path).or_else(|| own_path(path))))?;
     fields.finish(UNSUPPORTED)?;
 
     let as_text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
@@ -182,6 +163,7 @@ pub(crate) fn validate(
         id: random_id("resp_"),
         object: "response",
         created_at: unix_seconds(),
+        access_programs: None,
         status: if background {
             ResponseStatus::Queued
         } else {
@@ -215,7 +197,7 @@ pub(crate) fn validate(
             "verbosity": "medium",
         }),
         tool_choice: tool_choice.unwrap_or_else(|| "auto".into()),
-        tools,
+        tools: tools.shown,
         top_logprobs: top_logprobs.unwrap_or(0) as u8,
         top_p: number("top_p").unwrap_or(1.0),
         truncation,
@@ -231,23 +213,17 @@ pub(crate) fn validate(
         response,
         input,
         streamed,
+        namespaces: tools.namespaces,
     })
 }
 
 /// What stands in the client's body where a chat completion has `path`.
 fn own_path(path: &str) -> Option<String> {
     let after = |from: &str| path.strip_prefix(from).filter(|rest| is_boundary(rest));
-    if let Some((to, rest)) = RENAMED
-        .iter()
+    (RENAMED.iter())
         .find_map(|(from, to)| Some((to, after(from)?)))
-    {
         // Names of functions stand one level deeper in a chat completion.
-        return Some(format!("{to}{}", rest.replace("].function", "]")));
-    }
-    let inner = path.strip_prefix("tools[")?;
-    inner
-        .contains("].function")
-        .then(|| format!("tools[{}", inner.replacen("].function", "]", 1)))
+        .map(|(to, rest)| format!("{to}{}", rest.replace("].function", "]")))
 }
 
 fn is_boundary(rest: &str) -> bool {
@@ -258,71 +234,6 @@ fn store(fields: &mut Fields, can_store: bool) -> Result<bool, ApiError> {
     match fields.boolean("store")? {
         Some(true) if !can_store => Err(fields.unsupported_value("store", "true")),
         given => Ok(given.unwrap_or(can_store)),
-    }
-}
-
-/// Takes `tools`, as the response shows them.
-fn tools(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
-    let path = fields.path_of("tools");
-    let items = fields.array("tools")?.unwrap_or_default();
-    (items.into_iter().enumerate())
-        .map(|(i, item)| {
-            let mut tool = Fields::new(item, format!("{path}[{i}]"))?;
-            (tool.word("type", &["function"], OTHER_TOOLS)?).ok_or_else(|| tool.missing("type"))?;
-            let name = tool.required_string("name")?;
-            let (description, parameters) = (tool.take("description"), tool.take("parameters"));
-            let strict = tool.take("strict");
-            tool.finish(&["allowed_callers", "async", "defer_loading", "output_schema"])?;
-            Ok(json!({
-                "type": "function", "name": name, "description": description,
-                "parameters": parameters, "strict": strict,
-            }))
-        })
-        .collect()
-}
-
-fn chat_tools(tools: &[Value]) -> Option<Value> {
-    let chat = |tool: &Value| {
-        let mut function = tool.clone();
-        if let Some(map) = function.as_object_mut() {
-            map.remove("type");
-        }
-        json!({"type": "function", "function": function})
-    };
-    (!tools.is_empty()).then(|| tools.iter().map(chat).collect())
-}
-
-/// The choice in the shape of chat completions, where names stand one level deeper.
-fn chat_choice(choice: Option<&Value>, fields: &Fields) -> Result<Option<Value>, ApiError> {
-    let Some(Value::Object(given)) = choice else {
-        return Ok(choice.cloned());
-    };
-    let named = |map: &Map<String, Value>| {
-        let mut function = map.clone();
-        let kind = function.remove("type");
-        let mut outer = Map::from_iter(kind.map(|kind| ("type".to_owned(), kind)));
-        outer.insert("function".into(), Value::Object(function));
-        Value::Object(outer)
-    };
-    match given.get("type").and_then(Value::as_str) {
-        Some(kind) if OTHER_TOOLS.contains(&kind) => {
-            Err(fields.unsupported_value("tool_choice", &format!("of type {}", quote(kind))))
-        }
-        Some("allowed_tools") => {
-            let mut allowed = given.clone();
-            allowed.remove("type");
-            if let Some(Value::Array(tools)) = allowed.get_mut("tools") {
-                for tool in tools {
-                    if let Value::Object(map) = tool {
-                        *tool = named(map);
-                    }
-                }
-            }
-            Ok(Some(
-                json!({"type": "allowed_tools", "allowed_tools": allowed}),
-            ))
-        }
-        _ => Ok(Some(named(given))),
     }
 }
 
@@ -398,11 +309,6 @@ mod tests {
             ("reasoning_effort", "reasoning.effort"),
             ("response_format.json_schema.schema", "text.format.schema"),
             ("response_format.type", "text.format.type"),
-            ("tools[3].function.name", "tools[3].name"),
-            (
-                "tools[0].function.parameters.properties",
-                "tools[0].parameters.properties",
-            ),
             ("tool_choice.function.name", "tool_choice.name"),
             (
                 "tool_choice.allowed_tools.tools[1].function.name",

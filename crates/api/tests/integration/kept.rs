@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::anthropic::{MESSAGES, ask};
 use crate::common::{CHAT, chat, weather_tool, with};
+use crate::responses::{self, RESPONSES, weather};
 
 const TURNS: usize = 10;
 const BLOCK: u64 = 16;
@@ -118,6 +119,70 @@ fn through_messages(server: &TestServer, fields: Value) -> Counts {
     counts
 }
 
+/// How a client of the Responses API goes on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Goes {
+    /// By the id of the response before.
+    ById,
+    /// With all items sent again, and nothing kept by the server.
+    WithAll,
+    /// The same, but for the items of the reasoning.
+    WithoutReasoning,
+    /// The same, and the arguments are written anew.
+    Rewriting,
+}
+
+/// The loop through the Responses API.
+fn through_responses(server: &TestServer, goes: Goes, streamed: bool) -> Counts {
+    let by_id = goes == Goes::ById;
+    let mut body = with(
+        &responses::request(""),
+        json!({
+            "input": [{"role": "user", "content": "Weather?"}], "tools": weather(), "store": by_id,
+            // What one loop left in the cache is not another's.
+            "cache_salt": format!("{goes:?} {streamed}"),
+        }),
+    );
+    let mut counts = Vec::new();
+    for i in 1..=TURNS + 1 {
+        let response = match streamed {
+            true => responses::stream(server, &body).1,
+            false => server.client().post(RESPONSES, &body).ok(),
+        };
+        let count = |value: &Value| value.as_u64().expect("a count");
+        let usage = &response["usage"];
+        counts.push((
+            count(&usage["input_tokens"]),
+            count(&usage["input_tokens_details"]["cached_tokens"]),
+            count(&usage["output_tokens"]),
+        ));
+        let mut output = response["output"].as_array().expect("output").clone();
+        if i > TURNS {
+            assert_eq!(output[0]["content"][0]["text"], "That was all.");
+            break;
+        }
+        assert_eq!((output.len(), &output[0]["type"]), (2, &"reasoning".into()));
+        let result = json!({
+            "type": "function_call_output", "call_id": output[1]["call_id"], "output": format!("result {i}."),
+        });
+        if by_id {
+            body["previous_response_id"] = response["id"].clone();
+            body["input"] = json!([result]);
+            continue;
+        }
+        if goes != Goes::WithAll {
+            output.remove(0);
+        }
+        if goes == Goes::Rewriting {
+            output[0]["arguments"] = "{\"n\":1,\"city\":\"Paris\"}".into();
+        }
+        let items = body["input"].as_array_mut().expect("items");
+        items.extend(output);
+        items.push(result);
+    }
+    counts
+}
+
 /// Of every request after the first, all that the one before it had computed was found: its prompt and what it generated,
 /// but for the last token, which nothing was computed from, in whole blocks.
 fn all_but_the_new(counts: &Counts) -> bool {
@@ -174,8 +239,28 @@ fn a_loop_through_messages_hits_the_cache_with_and_without_thinking() {
 }
 
 #[test]
+fn a_loop_through_responses_hits_the_cache_by_id_and_with_items_sent_again() {
+    let server = start(100);
+    for goes in [
+        Goes::ById,
+        Goes::WithAll,
+        Goes::WithoutReasoning,
+        Goes::Rewriting,
+    ] {
+        for streamed in [false, true] {
+            let counts = through_responses(&server, goes, streamed);
+            assert_eq!(counts.len(), TURNS + 1);
+            assert!(all_but_the_new(&counts), "{goes:?}, {streamed}: {counts:?}");
+        }
+    }
+}
+
+#[test]
 fn it_is_the_kept_turns_that_do_it() {
     let server = start(0);
+    for goes in [Goes::ById, Goes::WithAll, Goes::WithoutReasoning] {
+        assert!(!all_but_the_new(&through_responses(&server, goes, false)));
+    }
     assert!(!all_but_the_new(&through_chat(&server, without_reasoning)));
     assert!(!all_but_the_new(&through_messages(&server, json!({}))));
 }

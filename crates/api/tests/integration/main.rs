@@ -10,6 +10,7 @@ mod auth;
 mod cancellation;
 mod chat;
 mod common;
+mod compatibility;
 mod completions;
 mod contract;
 mod cors;

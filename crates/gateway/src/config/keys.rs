@@ -88,9 +88,9 @@ pub const KEYS: &[Key] = &[
         help: "Origins whose web pages may use the API from a browser, as in https://example.org; * allows every page. None: no page of another origin." },
 
     Key { section: "model", name: "path", flag: "model", kind: Kind::Text { word: None }, default: "tiny",
-        help: "The model: tiny, which is part of the binary, or a folder in the published gpt-oss layout." },
+        help: "The model: tiny, which is part of the binary, a folder in the published gpt-oss layout, or a repository of the Hugging Face hub as openai/gpt-oss-20b, which is downloaded unless it is in the cache (HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are honoured)." },
     Key { section: "model", name: "name", flag: "model-name", kind: Kind::Text { word: AUTO }, default: "auto",
-        help: "Name that clients use. auto: gossamer-tiny for tiny, else the folder's name." },
+        help: "Name that clients use. auto: gossamer-tiny for tiny, else the name of the folder or of the repository." },
     Key { section: "model", name: "aliases", flag: "model-aliases", kind: Kind::List, default: "",
         help: "More names for the same model, so that clients with a fixed name work unchanged; claude-* stands for every name that begins with claude-." },
 

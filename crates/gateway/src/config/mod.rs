@@ -8,12 +8,14 @@ mod keys;
 mod raw;
 mod value;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gossamer_api::auth::{AuthConfig, Clock, JwtAlgorithm, JwtConfig, Limits, Scopes};
 use gossamer_api::{KeptBounds, StoreConfig};
 use gossamer_engine::WeightFormat;
+
+use crate::hub::HubModel;
 
 pub use error::ConfigError;
 pub use keys::{KEYS, Key};
@@ -111,10 +113,19 @@ pub struct Server {
 /// `[model]`
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// `None`: the embedded one.
-    pub folder: Option<PathBuf>,
+    pub source: ModelPath,
     pub name: String,
     pub aliases: Vec<String>,
+}
+
+/// Where a model is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ModelPath {
+    /// In the binary.
+    Embedded,
+    Folder(PathBuf),
+    /// At a hub, or in the cache of what came from there.
+    Hub(HubModel),
 }
 
 /// `[engine]`; `None` is `auto`.
@@ -175,6 +186,14 @@ impl Auth {
 pub struct Log {
     pub json: bool,
     pub level: tracing::Level,
+}
+
+impl Log {
+    /// For a verb that somebody watches.
+    pub const TO_A_PERSON: Self = Self {
+        json: false,
+        level: tracing::Level::INFO,
+    };
 }
 
 impl Config {
@@ -256,7 +275,7 @@ impl Config {
     }
 
     fn check(&self, raw: &RawConfig) -> Result<(), ConfigError> {
-        if self.environment == Environment::Testing && self.model.folder.is_some() {
+        if self.environment == Environment::Testing && self.model.source != ModelPath::Embedded {
             let setting = raw.get("model.path");
             return Err(ConfigError::Conflict(format!(
                 "GOSSAMER_ENV is testing, which never loads anything but the embedded model, but {}: model.path is \"{}\"",
@@ -296,15 +315,21 @@ impl Config {
 
 fn model(get: &Get<'_>) -> Model {
     let path = get.text("model.path");
-    let folder = (path != EMBEDDED_MODEL).then(|| PathBuf::from(&path));
-    let name = match (&get.0.get("model.name").value, &folder) {
+    let source = match HubModel::parse(&path) {
+        _ if path == EMBEDDED_MODEL => ModelPath::Embedded,
+        // A folder may look like a repository's name.
+        Some(model) if !Path::new(&path).is_dir() => ModelPath::Hub(model),
+        _ => ModelPath::Folder(PathBuf::from(&path)),
+    };
+    let name = match (&get.0.get("model.name").value, &source) {
         (Value::Text(name), _) => name.clone(),
-        (_, None) => format!("gossamer-{EMBEDDED_MODEL}"),
-        (_, Some(folder)) => folder_name(folder).unwrap_or(path),
+        (_, ModelPath::Embedded) => format!("gossamer-{EMBEDDED_MODEL}"),
+        (_, ModelPath::Folder(folder)) => folder_name(folder).unwrap_or(path),
+        (_, ModelPath::Hub(model)) => model.name().to_owned(),
     };
     let aliases = get.list("model.aliases");
     Model {
-        folder,
+        source,
         name,
         aliases,
     }
@@ -402,7 +427,7 @@ fn is_date(text: &str) -> bool {
 }
 
 /// The last part of the path, also where it is written as `.` or ends in a slash.
-fn folder_name(folder: &std::path::Path) -> Option<String> {
+fn folder_name(folder: &Path) -> Option<String> {
     let absolute = std::path::absolute(folder).ok()?;
     Some(absolute.file_name()?.to_string_lossy().into_owned())
 }

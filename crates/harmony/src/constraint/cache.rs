@@ -39,6 +39,11 @@ struct Entry {
 }
 
 impl GrammarCache {
+    /// The grammar of `source`, if it is known.
+    pub fn find(&self, source: &GrammarSource) -> Option<Arc<Grammar>> {
+        self.entries().find(&source.key())
+    }
+
     /// The grammar of `source`, compiled here and now if it is not known yet. Others are not held up meanwhile; two who ask
     /// for the same unknown one at the same time both compile it.
     ///

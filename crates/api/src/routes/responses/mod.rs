@@ -18,11 +18,13 @@ use super::chat_completions::Prepared;
 use super::{off_thread, read_body};
 use crate::error::{ApiError, ErrorCode};
 use crate::generation::Messages;
+use crate::kept::Keeper;
 use crate::openapi::errors::ResponseErrors;
 use crate::request_id::RequestContext;
 use crate::state::AppState;
 use crate::store::{Chain, Link, StoreError};
 use crate::validate::fields::{invalid, quote};
+use crate::validate::response_tools::Namespaces;
 use crate::validate::responses::{self, ResponseRequest};
 use crate::wire::responses::answer::Response;
 use crate::wire::responses::event::ResponseStreamEvent;
@@ -70,13 +72,15 @@ pub(crate) async fn create(
     };
     let bytes = effort.saturating_add(history.iter().map(Link::len).sum());
     let app = AppState::clone(&state);
+    let keeper = state.keeper(context.principal());
     let Ready {
         prepared,
         response,
         input,
         streamed,
+        namespaces,
     } = off_thread(bytes, move || {
-        let ready = Ready::new(value, history, &app);
+        let ready = Ready::new(value, history, &keeper, &app);
         // The body's share of the memory is held until here.
         drop(body);
         ready
@@ -93,7 +97,7 @@ pub(crate) async fn create(
     }
     let prepared = prepared.with_messages(Messages::Apart);
     let generation = prepared.run(&state, context)?;
-    let run = Run::new(generation, response, keep, &state);
+    let run = Run::new(generation, response, namespaces, keep, &state);
     if background {
         return live::start(run, owner, streamed, &state).await;
     }
@@ -109,6 +113,7 @@ pub(crate) struct Ready {
     response: Response,
     input: Vec<Value>,
     streamed: bool,
+    namespaces: Namespaces,
 }
 
 impl Ready {
@@ -118,15 +123,22 @@ impl Ready {
     }
 
     /// Reads a body, behind the conversation that it continues.
-    pub fn new(body: Value, history: Vec<Link>, state: &AppState) -> Result<Self, ApiError> {
+    pub fn new(
+        body: Value,
+        history: Vec<Link>,
+        keeper: &Keeper,
+        state: &AppState,
+    ) -> Result<Self, ApiError> {
         let items = items(history)?;
         let can_store = state.responses.store.is_on();
         let ResponseRequest {
-            mut chat,
+            chat,
             response,
             input,
             streamed,
+            namespaces,
         } = responses::validate(body, items, can_store, &state.config)?;
+        let mut chat = chat.restore(keeper);
         if response.truncation == Truncation::Auto {
             let answer = chat.generate.max_tokens.unwrap_or(1);
             let limit = state.scheduler.max_sequence_len();
@@ -137,6 +149,7 @@ impl Ready {
             response,
             input,
             streamed,
+            namespaces,
         })
     }
 }

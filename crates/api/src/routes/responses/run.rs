@@ -18,6 +18,7 @@ use crate::reply::responses::{End, ResponseWriter};
 use crate::sse::{self, Frames};
 use crate::state::AppState;
 use crate::store::Record;
+use crate::validate::response_tools::Namespaces;
 use crate::wire::chat::FinishReason;
 use crate::wire::responses::answer::Response;
 use crate::wire::responses::event::ResponseStreamEvent;
@@ -68,12 +69,13 @@ impl Run {
     pub fn new(
         generation: Generation,
         response: Response,
+        namespaces: Namespaces,
         keep: Option<Keep>,
         state: &AppState,
     ) -> Self {
         Self {
             generation: Some(generation),
-            writer: ResponseWriter::new(response),
+            writer: ResponseWriter::new(response, namespaces),
             reason: FinishReason::Stop,
             keep,
             live: None,

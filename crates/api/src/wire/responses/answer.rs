@@ -18,6 +18,9 @@ pub struct Response {
     pub object: &'static str,
     /// Seconds since 1970.
     pub created_at: i64,
+    /// Always null: there are none.
+    #[schema(required, value_type = Option<Object>)]
+    pub access_programs: Option<Value>,
     /// What has become of it.
     pub status: ResponseStatus,
     /// When it was completed: seconds since 1970.
@@ -79,10 +82,10 @@ pub struct Response {
     /// As asked.
     pub truncation: Truncation,
     /// Token counts, once it has ended.
-    #[schema(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<ResponseUsage>,
     /// As asked.
-    #[schema(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// As asked.
     #[schema(value_type = Object)]
@@ -188,6 +191,9 @@ pub enum OutputItem {
         call_id: String,
         /// The function.
         name: String,
+        /// Where it was declared in one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        namespace: Option<String>,
         /// As the model wrote them: usually JSON, not always valid.
         arguments: String,
     },

@@ -25,8 +25,9 @@ pub struct CreateResponse {
     pub instructions: Option<String>,
     /// Continues the conversation of this response, which must have been stored and have ended.
     pub previous_response_id: Option<String>,
-    /// Functions that the model may call. OpenAI's own tools (web search and others) are not there.
-    pub tools: Option<Vec<FunctionTool>>,
+    /// Functions that the model may call. OpenAI's own tools are not there: `web_search` is accepted, because Codex declares it
+    /// to every server, and not offered to the model; the others are refused.
+    pub tools: Option<Vec<ResponseTool>>,
     /// Whether and which functions are called. Default `auto`.
     pub tool_choice: Option<ResponseToolChoice>,
     /// Accepted; the model makes at most one call per turn.
@@ -254,6 +255,9 @@ pub struct InputFunctionCall {
     /// The function.
     #[schema(pattern = "^[a-zA-Z0-9_-]{1,64}$")]
     pub name: String,
+    /// Its namespace, where it has one.
+    #[schema(pattern = "^[a-zA-Z0-9_-]{1,64}$")]
+    pub namespace: Option<String>,
     /// As the model wrote them.
     pub arguments: String,
     /// Accepted and not used.
@@ -293,6 +297,58 @@ pub struct InputFunctionCallOutput {
 pub enum FunctionCallOutputType {
     /// A result.
     FunctionCallOutput,
+}
+
+/// What the model may call.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub enum ResponseTool {
+    /// A function.
+    Function(FunctionTool),
+    /// Functions with a name in common.
+    Namespace(NamespaceTool),
+    /// Accepted and not offered to the model.
+    WebSearch(WebSearchTool),
+}
+
+/// Functions with a name in common. The model knows them as `namespace__function`, calls of them have both.
+#[derive(Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NamespaceTool {
+    /// `namespace`.
+    #[serde(rename = "type")]
+    pub kind: NamespaceType,
+    /// Letters, digits, `_`, `-`; with `__` and a function's name at most 64.
+    #[schema(pattern = "^[a-zA-Z0-9_-]{1,64}$")]
+    pub name: String,
+    /// What they are for.
+    pub description: Option<String>,
+    /// The functions.
+    pub tools: Vec<FunctionTool>,
+}
+
+/// The only type there is.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NamespaceType {
+    /// A namespace.
+    Namespace,
+}
+
+/// A search that this server does not have. Its fields are not looked at.
+#[derive(Serialize, ToSchema)]
+pub struct WebSearchTool {
+    /// `web_search`.
+    #[serde(rename = "type")]
+    pub kind: WebSearchType,
+}
+
+/// The only type there is.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WebSearchType {
+    /// A search.
+    WebSearch,
 }
 
 /// A function that the model may call.

@@ -51,6 +51,7 @@ fn a_response_has_openais_shape() {
         ("background", json!(false)),
         ("previous_response_id", Value::Null),
         ("top_logprobs", json!(0)),
+        ("access_programs", Value::Null),
     ] {
         assert_eq!(response[field], value, "{field}");
     }
@@ -84,6 +85,10 @@ fn a_response_has_openais_shape() {
         )
     );
     assert_eq!(get(&server, &response), response);
+    // What has no value is null, but for these: the SDKs' types have no null for them.
+    let (events, response) = stream(&server, &request("Hi"));
+    assert!(events[0]["response"].get("usage").is_none());
+    assert!(response.get("user").is_none() && response.get("access_programs").is_some());
 }
 
 #[test]

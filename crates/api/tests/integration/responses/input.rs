@@ -100,6 +100,8 @@ fn what_sdks_and_codex_send_unasked_is_accepted() {
         json!({"reasoning": {}, "text": {}, "metadata": null, "tools": null, "include": []}),
         json!({"prompt_cache_retention": "in_memory", "service_tier": "default"}),
         json!({"top_logprobs": 3}),
+        json!({"reasoning": null, "include": [], "tools": [{"type": "web_search", "external_web_access": false}], "tool_choice": "auto"}),
+        json!({"tools": [{"type": "namespace", "name": "n", "description": "", "tools": []}], "tool_choice": "auto"}),
         json!({"seed": 3, "top_k": 5, "min_p": 0.1, "priority": -1, "cache_salt": "x", "max_reasoning_tokens": 3}),
     ] {
         let body = with(&request("Hi"), fields.clone());
@@ -119,4 +121,54 @@ fn what_sdks_and_codex_send_unasked_is_accepted() {
         .client()
         .post(CHAT, &with(&chat("Hi"), json!({"input": "x"})))
         .error(400);
+}
+
+#[test]
+fn functions_of_a_namespace_have_one_name_for_the_model_and_two_for_the_client() {
+    const CALL: &str = "<|channel|>analysis<|message|>I send.<|end|><|start|>assistant<|channel|>commentary \
+                        to=functions.mail__send <|constrain|>json<|message|>{}<|call|>";
+    // The model reads of them under the one name, and what they have in common with the first.
+    let script = Script::echo()
+        .when(
+            &format!("{CALL}<|start|>functions.mail__send to=assistant<|channel|>commentary<|message|>sent"),
+            "<|channel|>final<|message|>It was sent.",
+        )
+        .when("// About mail.\n// \n// Sends.\ntype mail__send = () => any;\n\n// Reads.\ntype mail__read = () => any;", CALL);
+    let server = server(script);
+    let function = |name: &str, description: &str| json!({"type": "function", "name": name, "description": description, "strict": false, "parameters": null});
+    let tools = json!([
+        {"type": "web_search", "external_web_access": true, "search_content_types": ["text"]},
+        {"type": "namespace", "name": "mail", "description": "About mail.", "tools": [function("send", "Sends."), function("read", "Reads.")]},
+        function("send", "Something else."),
+    ]);
+    let body = with(&request("Write!"), json!({"tools": tools}));
+    let (_, streamed) = stream(&server, &body);
+    for response in [create(&server, &body), streamed] {
+        // What the model was not told of is not shown either.
+        let shown = json!([tools[1], tools[2]]);
+        assert_eq!(response["tools"], shown);
+        let call = &response["output"][1];
+        assert_eq!(
+            (&call["namespace"], &call["name"], &call["arguments"]),
+            (&"mail".into(), &"send".into(), &"{}".into()),
+            "{response}"
+        );
+        let result =
+            json!({"type": "function_call_output", "call_id": call["call_id"], "output": "sent"});
+        let items =
+            json!([{"role": "user", "content": "Write!"}, response["output"][0], call, result]);
+        for more in [
+            json!({"input": [result], "previous_response_id": response["id"]}),
+            json!({"input": items}),
+        ] {
+            let answer = create(&server, &with(&body, more));
+            assert_eq!(said(&answer)[0].1, "It was sent.");
+        }
+    }
+    // A function of its own has one name.
+    let plain = with(&body, json!({"tools": [function("mail__send", "Sends.")]}));
+    let script = Script::always(CALL);
+    let call = create(&crate::common::server(script), &plain);
+    assert_eq!(call["output"][1]["name"], "mail__send");
+    assert!(call["output"][1].get("namespace").is_none());
 }

@@ -60,39 +60,43 @@ fn a_conversation_goes_on_where_it_was() {
 
 #[test]
 fn the_loop_of_call_and_result_keeps_the_reasoning() {
-    let server = server(
-        Script::echo()
-            .when(
-                "<|channel|>analysis<|message|>need weather<|end|><|start|>assistant to=functions.get_weather<|channel|>commentary \
-                 <|constrain|>json<|message|>{\"city\": \"Paris\"}<|call|><|start|>functions.get_weather to=assistant\
-                 <|channel|>commentary<|message|>sunny",
-                "<|channel|>final<|message|>It is sunny in Paris.",
-            )
-            .when("Weather in Paris?", CALL),
-    );
-    let first = with(&request("Weather in Paris?"), json!({"tools": weather()}));
-    let call = create(&server, &first);
-    let call_id = call["output"][1]["call_id"].clone();
-    let result = json!({"type": "function_call_output", "call_id": call_id, "output": "sunny"});
-    // Continued by id.
-    let body = with(
-        &continues(&call, json!([result])),
-        json!({"tools": weather()}),
-    );
-    assert_eq!(said(&create(&server, &body))[0].1, "It is sunny in Paris.");
-    // Everything sent again, as it came.
-    let mut items = vec![json!({"role": "user", "content": "Weather in Paris?"})];
-    items.extend(call["output"].as_array().expect("output").clone());
-    items.push(result);
-    let body = with(&first, json!({"input": items, "store": false}));
-    assert_eq!(said(&create(&server, &body))[0].1, "It is sunny in Paris.");
-    // A call that nobody answers.
-    let error = server
-        .client()
-        .post(RESPONSES, &continues(&call, "And now?"))
-        .error(400);
-    assert_eq!(error.param.as_deref(), Some("input"));
-    assert!(error.message.contains("none answers"), "{}", error.message);
+    const RENDERED: &str = "<|channel|>analysis<|message|>need weather<|end|><|start|>assistant to=functions.get_weather\
+                            <|channel|>commentary <|constrain|>json<|message|>{\"city\": \"Paris\"}<|call|>";
+    const RESULT: &str =
+        "<|start|>functions.get_weather to=assistant<|channel|>commentary<|message|>sunny";
+    // As the model wrote it, or, where turns are not kept, from the items.
+    for (kept_turns, read) in [(100, CALL), (0, RENDERED)] {
+        let script = Script::echo().when(
+            &format!("{read}{RESULT}"),
+            "<|channel|>final<|message|>It is sunny in Paris.",
+        );
+        let mut setup = TestSetup::new(script.when("Weather in Paris?", CALL));
+        setup.api.kept.turns = kept_turns;
+        let server = setup.start();
+        let first = with(&request("Weather in Paris?"), json!({"tools": weather()}));
+        let call = create(&server, &first);
+        let call_id = call["output"][1]["call_id"].clone();
+        let result = json!({"type": "function_call_output", "call_id": call_id, "output": "sunny"});
+        // Continued by id.
+        let body = with(
+            &continues(&call, json!([result])),
+            json!({"tools": weather()}),
+        );
+        assert_eq!(said(&create(&server, &body))[0].1, "It is sunny in Paris.");
+        // Everything sent again, as it came.
+        let mut items = vec![json!({"role": "user", "content": "Weather in Paris?"})];
+        items.extend(call["output"].as_array().expect("output").clone());
+        items.push(result);
+        let body = with(&first, json!({"input": items, "store": false}));
+        assert_eq!(said(&create(&server, &body))[0].1, "It is sunny in Paris.");
+        // A call that nobody answers.
+        let error = server
+            .client()
+            .post(RESPONSES, &continues(&call, "And now?"))
+            .error(400);
+        assert_eq!(error.param.as_deref(), Some("input"));
+        assert!(error.message.contains("none answers"), "{}", error.message);
+    }
 }
 
 #[test]
@@ -350,7 +354,10 @@ fn a_tool_loop_of_ten_turns_computes_only_what_is_new() {
             ),
         );
     }
-    let server = server(script);
+    // Nothing is put back: it is the renderer's doing.
+    let mut setup = TestSetup::new(script);
+    setup.api.kept.turns = 0;
+    let server = setup.start();
     let check = |turn: u64, input: u64, cached: u64, before: u64| {
         // All that was there when the last turn ended: its prompt and its output, but for the block that was not full and
         // the token that was drawn last, which nothing was computed from.
