@@ -392,14 +392,14 @@ fn said() -> Value {
 fn response(status: &str, output: Vec<Value>) -> Value {
     let completed = status == "completed";
     json!({
-        "id": RESPONSE, "object": "response", "created_at": CREATED, "status": status,
+        "id": RESPONSE, "object": "response", "created_at": CREATED, "access_programs": null, "status": status,
         "completed_at": completed.then_some(CREATED + 1), "background": !completed, "error": null,
         "incomplete_details": null, "instructions": null, "max_output_tokens": null, "max_tool_calls": null,
         "model": MODEL, "output": output, "parallel_tool_calls": true, "previous_response_id": null,
         "prompt_cache_key": null, "reasoning": {"effort": "low", "summary": null}, "safety_identifier": null,
         "service_tier": "default", "store": true, "temperature": 1.0,
         "text": {"format": {"type": "text"}, "verbosity": "medium"}, "tool_choice": "auto", "tools": [],
-        "top_logprobs": 0, "top_p": 1.0, "truncation": "disabled", "user": null, "metadata": {},
+        "top_logprobs": 0, "top_p": 1.0, "truncation": "disabled", "metadata": {},
         "usage": {
             "input_tokens": 72, "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
             "output_tokens": 24, "output_tokens_details": {"reasoning_tokens": 8}, "total_tokens": 96,
