@@ -220,6 +220,7 @@ impl Grammar {
         let mut text = GrammarState {
             matcher: start.clone(),
             mask: Vec::new(),
+            complete: None,
         };
         let is_empty = text.mask().iter().all(|word| *word == 0) && !text.is_complete();
         if let Some(error) = text.matcher.get_error() {
@@ -244,6 +245,7 @@ impl Grammar {
         GrammarState {
             matcher,
             mask: Vec::new(),
+            complete: None,
         }
     }
 }
@@ -258,6 +260,9 @@ impl fmt::Debug for Grammar {
 pub(super) struct GrammarState {
     matcher: Matcher,
     mask: Vec<u32>,
+    /// Whether the text may end here, once that was asked: what is asked later may be too complex to answer, and then the
+    /// matcher knows nothing any more.
+    complete: Option<bool>,
 }
 
 impl GrammarState {
@@ -269,7 +274,8 @@ impl GrammarState {
 
     /// Whether the text is one of the grammar as it stands.
     pub(super) fn is_complete(&mut self) -> bool {
-        self.matcher.is_accepting().unwrap_or(false)
+        let ask = || self.matcher.is_accepting().unwrap_or(false);
+        *self.complete.get_or_insert_with(ask)
     }
 
     /// The tokens with which the text may go on, one bit each; the caller may set further ones.
@@ -296,6 +302,7 @@ impl GrammarState {
     pub(super) fn advance(&mut self, token: Token) {
         // The error is kept by the matcher, which then allows nothing.
         let _ = self.matcher.consume_token(token);
+        self.complete = None;
     }
 }
 

@@ -304,6 +304,22 @@ fn a_number_of_the_largest_multiple_can_be_written() {
     }
 }
 
+/// Found by fuzzing: the mask of a text that might end was too complex, and then it might not end any more.
+#[test]
+fn a_text_that_may_end_may_end_though_going_on_is_too_complex() {
+    let regex = r#"[^"]~\w{2,5}*{0,100000}{0,100000}{0,100000}"#;
+    let rules = Arc::new(TurnRules::new(TurnWishes {
+        answer: Some(compile(GrammarSource::Regex(regex.to_owned()))),
+        ..TurnWishes::default()
+    }));
+    let mut guard = TurnGuard::new(rules);
+    for token in Tokenizer::get().encode_with_special("<|channel|>final<|message|>赋~") {
+        guard.advance(token);
+    }
+    assert!(allowed(&mut guard).contains(&RETURN));
+    assert!(guard.allows(RETURN), "{:?}", guard.trouble());
+}
+
 #[test]
 fn nobody_is_called_where_there_is_nobody() {
     let rules = TurnRules::new(TurnWishes {
