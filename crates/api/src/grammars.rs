@@ -11,10 +11,11 @@ use std::thread;
 use gossamer_harmony::{Compiled, Grammar, GrammarCache, GrammarError, GrammarSource};
 use tracing::warn;
 
-/// Added to the thread's niceness: a tenth of the share that others get of a core that is wanted by both. Not the most that
-/// can be added, with which a request with a new schema would wait for half a second beside a busy engine.
+/// Added to the thread's niceness: the most that can be. With half of that a compilation beside one stream of the embedded
+/// model, on two cores, held up some of its tokens for several steps. A request with a new schema beside an engine that leaves
+/// no core idle waits for it some tenths of a second.
 #[cfg(target_os = "linux")]
-const NICENESS: i32 = 10;
+const NICENESS: i32 = 19;
 
 type Answer = Result<(Arc<Grammar>, Compiled), GrammarError>;
 
