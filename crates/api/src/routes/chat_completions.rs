@@ -19,7 +19,8 @@ use crate::request_id::RequestContext;
 use crate::sse;
 use crate::state::AppState;
 use crate::validate::chat::{self, ChatRequest};
-use crate::wire::chat::{ChatCompletion, ChatCompletionChunk, ChatCompletionRequest};
+use crate::wire::chat::{ChatCompletion, ChatCompletionChunk};
+use crate::wire::chat_request::ChatCompletionRequest;
 
 /// Answers a conversation.
 ///
