@@ -13,6 +13,8 @@ RUST_CLIENT := tests/clients/async-openai/Cargo.toml
 MODEL_VENV := .venv-model
 # Flags for the server: make run ARGS="--port 9000"
 ARGS ?=
+# What `make run` builds in besides the CPU kernels: what suits this machine. FEATURES=cuda for another, FEATURES= for none.
+FEATURES = $(shell tools/features)
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-rust test-e2e test-browser test-clients check fmt fmt-check lint openapi openapi-check openapi-lint
@@ -21,10 +23,10 @@ ARGS ?=
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: ## Build and serve the embedded model on http://127.0.0.1:8000 (ARGS="--model DIR ..." for more)
-	$(CARGO) run --release --locked -p gossamer-gateway -- serve $(ARGS)
+run: ## Build for this machine and serve the embedded model on http://127.0.0.1:8000 (ARGS="--model DIR ..." for more)
+	$(CARGO) run --release --locked -p gossamer-gateway --features "$(FEATURES)" -- serve $(ARGS)
 
-build: ## Build the release binary, target/release/gossamer
+build: ## Build the release binary for any machine, target/release/gossamer
 	$(CARGO) build --release --locked -p gossamer-gateway
 
 test: test-rust test-e2e test-clients ## Run every test: Rust's, then end-to-end over the real binary, then every client
