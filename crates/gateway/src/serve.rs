@@ -120,6 +120,7 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
             max_num_seqs: config.scheduler.max_num_seqs,
             max_waiting: config.scheduler.max_waiting,
             enable_prefix_caching: config.scheduler.enable_prefix_caching,
+            speculation: config.scheduler.speculation,
             queue_timeout: config.scheduler.queue_timeout,
         },
         Box::new(executor),

@@ -32,6 +32,7 @@ fn measure(num_seqs: usize, prompt_len: usize) -> (Duration, Duration) {
         max_num_seqs: num_seqs,
         max_waiting: num_seqs,
         enable_prefix_caching: true,
+        speculation: Speculation::Auto,
         queue_timeout: None,
     };
     let mut scheduler = Scheduler::new(&config, &capacity);
@@ -52,6 +53,7 @@ fn measure(num_seqs: usize, prompt_len: usize) -> (Duration, Duration) {
             handover: None,
             prompt_logprobs: None,
             constraint: None,
+            speculation: Speculation::Auto,
         };
         scheduler.submit(RequestId(id), request).expect("it fits");
     }
