@@ -15,6 +15,9 @@ MODEL_VENV := .venv-model
 ARGS ?=
 # What `make run` builds in besides the CPU kernels: what suits this machine. FEATURES=cuda for another, FEATURES= for none.
 FEATURES = $(shell tools/features)
+# Metal: shaders are compiled when the server starts, by the system. Compiling them now needs Apple's whole Xcode, with the
+# kits for three of its systems, because mistral.rs's build makes them for all.
+export MISTRALRS_METAL_PRECOMPILE ?= 0
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-rust test-e2e test-browser test-clients check fmt fmt-check lint openapi openapi-check openapi-lint
