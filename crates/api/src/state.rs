@@ -113,11 +113,14 @@ impl AppState {
         auth: Auth,
         store: ResponseStore,
     ) -> Self {
-        // Built on first use, which takes a while: now, and not under the first request.
-        let _ = Tokenizer::get();
-        gossamer_harmony::prepare_grammars();
+        let engine = engine.into();
+        if let Engine::Tokens(_) = engine {
+            // Built on first use, which takes a while: now, and not under the first request.
+            let _ = Tokenizer::get();
+            gossamer_harmony::prepare_grammars();
+        }
         Self {
-            engine: engine.into(),
+            engine,
             metrics,
             kept: Arc::new(KeptTurns::new(config.kept)),
             config: Arc::new(config),
