@@ -128,9 +128,19 @@ pub enum ModelPath {
     Hub(HubModel),
 }
 
+/// What runs the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// Ours.
+    Local,
+    /// mistral.rs.
+    Mistralrs,
+}
+
 /// `[engine]`; `None` is `auto`.
 #[derive(Clone, Debug)]
 pub struct Engine {
+    pub kind: EngineKind,
     pub threads: Option<usize>,
     pub kernels: Option<String>,
     pub weights: WeightFormat,
@@ -221,6 +231,10 @@ impl Config {
             },
             model: model(&get),
             engine: Engine {
+                kind: match get.text("engine.kind").as_str() {
+                    "mistralrs" => EngineKind::Mistralrs,
+                    _ => EngineKind::Local,
+                },
                 threads: get.optional("engine.threads"),
                 kernels: Some(get.text("engine.kernels")).filter(|isa| isa != "auto"),
                 weights: match get.text("engine.weights").as_str() {
@@ -303,6 +317,14 @@ impl Config {
                 "origins as a browser sends them (scheme://host or scheme://host:port, without a path), or \"*\"",
             );
         }
+        let is_folder = matches!(self.model.source, ModelPath::Folder(_));
+        if self.engine.kind == EngineKind::Mistralrs && !is_folder {
+            return refuse(
+                "model.path",
+                "a folder or a .gguf file where engine.kind is \"mistralrs\", which neither has a model inside nor \
+                 downloads one",
+            );
+        }
         if !self.engine.block_size.is_power_of_two() {
             return refuse("engine.block_size", "8, 16 or 32");
         }
@@ -318,7 +340,9 @@ fn model(get: &Get<'_>) -> Model {
     let source = match HubModel::parse(&path) {
         _ if path == EMBEDDED_MODEL => ModelPath::Embedded,
         // A folder may look like a repository's name.
-        Some(model) if !Path::new(&path).is_dir() => ModelPath::Hub(model),
+        Some(model) if !Path::new(&path).is_dir() && !path.ends_with(".gguf") => {
+            ModelPath::Hub(model)
+        }
         _ => ModelPath::Folder(PathBuf::from(&path)),
     };
     let name = match (&get.0.get("model.name").value, &source) {
