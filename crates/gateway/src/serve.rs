@@ -57,7 +57,7 @@ pub enum ServeError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The model cannot be had from the hub.
-    #[error("cannot get the model: {0}")]
+    #[error("cannot get the model: {0}; nor is there such a folder here")]
     Hub(#[from] HubError),
     /// The model cannot be loaded.
     #[error("cannot load the model {model}: {source}")]

@@ -116,6 +116,62 @@ impl TestSetup {
     pub fn start(self) -> TestServer {
         TestServer::start(self)
     }
+
+    /// Starts all that is below HTTP.
+    ///
+    /// # Panics
+    /// It does not start; there is nothing to test then.
+    pub fn below_http(&self) -> BelowHttp {
+        let metrics = Metrics::new();
+        let script = self.script.clone();
+        let executor = ScriptedExecutor::new(self.capacity.clone(), script, self.control.clone())
+            .with_unlikely(self.unlikely.clone());
+        let (scheduler, worker) = gossamer_scheduler::start(
+            self.scheduler.clone(),
+            Box::new(executor),
+            metrics.scheduler.clone(),
+        )
+        .expect("the scheduler starts");
+        let info = ServerInfo {
+            version: "0.0.0-test".into(),
+            model: self.api.model.clone(),
+            architecture: "Scripted".into(),
+            backend: "script".into(),
+            kernels: "none".into(),
+            weight_bytes: 0,
+            kv_cache_bytes: 0,
+        };
+        let auth = Auth::new(&self.auth).expect("the files of credentials are usable");
+        let store = match &self.responses {
+            None => ResponseStore::off(),
+            Some(store) => {
+                ResponseStore::open(store, metrics.api.clone()).expect("the store opens")
+            }
+        };
+        let engine = match &self.text_engine {
+            None => Engine::Tokens(scheduler.clone()),
+            Some(engine) => Engine::Text(Arc::clone(engine)),
+        };
+        let state = AppState::new(engine, metrics.clone(), self.api.clone(), info, auth, store);
+        BelowHttp {
+            state,
+            scheduler,
+            metrics,
+            worker,
+        }
+    }
+}
+
+/// What a server answers from.
+pub struct BelowHttp {
+    /// What its handlers share.
+    pub state: AppState,
+    /// The scheduler.
+    pub scheduler: SchedulerHandle,
+    /// The metrics.
+    pub metrics: Metrics,
+    /// The scheduler's thread; it must not end before the state.
+    pub worker: Worker,
 }
 
 /// A running server.
@@ -135,36 +191,12 @@ pub struct TestServer {
 
 impl TestServer {
     fn start(setup: TestSetup) -> Self {
-        let metrics = Metrics::new();
-        let executor = ScriptedExecutor::new(setup.capacity, setup.script, setup.control.clone())
-            .with_unlikely(setup.unlikely);
-        let (scheduler, worker) = gossamer_scheduler::start(
-            setup.scheduler,
-            Box::new(executor),
-            metrics.scheduler.clone(),
-        )
-        .expect("the scheduler starts");
-        let info = ServerInfo {
-            version: "0.0.0-test".into(),
-            model: setup.api.model.clone(),
-            architecture: "Scripted".into(),
-            backend: "script".into(),
-            kernels: "none".into(),
-            weight_bytes: 0,
-            kv_cache_bytes: 0,
-        };
-        let auth = Auth::new(&setup.auth).expect("the files of credentials are usable");
-        let store = match &setup.responses {
-            None => ResponseStore::off(),
-            Some(store) => {
-                ResponseStore::open(store, metrics.api.clone()).expect("the store opens")
-            }
-        };
-        let engine = match setup.text_engine {
-            None => Engine::Tokens(scheduler.clone()),
-            Some(engine) => Engine::Text(engine),
-        };
-        let state = AppState::new(engine, metrics.clone(), setup.api, info, auth, store);
+        let BelowHttp {
+            state,
+            scheduler,
+            metrics,
+            worker,
+        } = setup.below_http();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let addr = listener
             .local_addr()

@@ -21,7 +21,8 @@ use crate::state::AppState;
 use crate::text_engine::Engine;
 use crate::validate::chat::{self, ChatRequest};
 use crate::validate::{StreamOptions, text_engine};
-use crate::wire::chat::{ChatCompletion, ChatCompletionChunk, ChatCompletionRequest};
+use crate::wire::chat::{ChatCompletion, ChatCompletionChunk};
+use crate::wire::chat_request::ChatCompletionRequest;
 
 /// Answers a conversation.
 ///

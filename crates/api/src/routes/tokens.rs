@@ -16,7 +16,7 @@ use crate::request_id::RequestContext;
 use crate::state::AppState;
 use crate::validate::tokens::Source;
 use crate::validate::{chat, tokens};
-use crate::wire::chat::ChatCompletionRequest;
+use crate::wire::chat_request::ChatCompletionRequest;
 use crate::wire::tokens::{
     DetokenizeRequest, DetokenizeResponse, RenderedPrompt, TokenizeRequest, TokenizeResponse,
 };
