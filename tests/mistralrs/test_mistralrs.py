@@ -330,6 +330,18 @@ def test_what_is_loaded_is_said(server):
     assert "Throughput" not in server.log()
 
 
+def test_a_gguf_file_is_the_same_model(model, client):
+    with Server(*flags(model / "model.gguf", "--model-name", MODEL)) as server:
+        other = sdk(server)
+        answer = ask(other)
+        assert text_of(answer) == text_of(ask(other))
+        assert answer.usage.prompt_tokens == ask(client).usage.prompt_tokens
+        # The same weights, computed in another precision: what is likeliest is the same at first.
+        first = ask(other, temperature=0, max_tokens=1)
+        assert text_of(first) == text_of(ask(client, temperature=0, max_tokens=1))
+        assert "qwen3" in "".join(server.stdout)
+
+
 def test_gpt_oss_is_refused_before_a_weight_is_read(model, tmp_path):
     folder = make(tmp_path / "oss", architecture="GptOssForCausalLM")
     (folder / "model.safetensors").write_bytes(b"not weights")
