@@ -5,8 +5,11 @@ that its tokenizer has learned; what matters is that it is loaded, templated, to
 
     python tests/mistralrs/make_model.py FOLDER [--seed 0] [--architecture GptOssForCausalLM]
 
+writes a folder in Hugging Face's layout, and into it the same model once more as model.gguf.
+
 Formats: config.json and names of tensors as in transformers' Qwen3ForCausalLM; tokenizer.json of the tokenizers library,
-byte-level BPE as in GPT-2; safetensors (a length, a JSON header, the numbers).
+byte-level BPE as in GPT-2; safetensors (a length, a JSON header, the numbers); GGUF version 3 as ggml's docs/gguf.md has it,
+with llama.cpp's names of tensors.
 """
 
 import argparse
@@ -137,6 +140,10 @@ def tokenizer():
     return document, sayable, first_special
 
 
+if sys.byteorder != "little":
+    sys.exit("this writes the numbers as they lie in memory, which must be little-endian")
+
+
 def tensors(seed, vocab_size, sayable, end):
     """Names, shapes and numbers. Logits of what the model may say are spread by about 4, all others are 0, so that nearly
     everything it says is ASCII and its end comes now and then."""
@@ -174,8 +181,6 @@ def tensors(seed, vocab_size, sayable, end):
 def write_safetensors(path, tensors):
     header, blocks, offset = {}, [], 0
     for name, shape, numbers in tensors:
-        if sys.byteorder == "big":
-            numbers.byteswap()
         block = numbers.tobytes()
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, offset + len(block)]}
         blocks.append(block)
@@ -183,6 +188,85 @@ def write_safetensors(path, tensors):
     head = json.dumps(header).encode()
     head += b" " * (-len(head) % 8)
     path.write_bytes(struct.pack("<Q", len(head)) + head + b"".join(blocks))
+
+
+# llama.cpp's names for the same tensors.
+GGUF_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "model.layers.": "blk.",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def write_gguf(path, tensors, document, end):
+    tokens = sorted(document["model"]["vocab"], key=document["model"]["vocab"].get)
+    kinds = [1] * len(tokens) + [3] * len(SPECIAL)
+    metadata = {
+        "general.architecture": "qwen3",
+        "general.name": "tiny",
+        "qwen3.block_count": LAYERS,
+        "qwen3.context_length": MAX_LEN,
+        "qwen3.embedding_length": HIDDEN,
+        "qwen3.feed_forward_length": INTERMEDIATE,
+        "qwen3.attention.head_count": HEADS,
+        "qwen3.attention.head_count_kv": KV_HEADS,
+        "qwen3.attention.key_length": HEAD_DIM,
+        "qwen3.attention.value_length": HEAD_DIM,
+        "qwen3.attention.layer_norm_rms_epsilon": 1e-6,
+        "qwen3.rope.freq_base": 10000.0,
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.ggml.tokens": tokens + SPECIAL,
+        "tokenizer.ggml.token_type": kinds,
+        "tokenizer.ggml.merges": document["model"]["merges"],
+        "tokenizer.ggml.eos_token_id": end,
+        "tokenizer.chat_template": TEMPLATE,
+    }
+
+    def string(text):
+        return struct.pack("<Q", len(text.encode())) + text.encode()
+
+    def value(item):
+        """The type's number, and the bytes."""
+        match item:
+            case str():
+                return 8, string(item)
+            case float():
+                return 6, struct.pack("<f", item)
+            case list() if isinstance(item[0], str):
+                return 9, struct.pack("<IQ", 8, len(item)) + b"".join(map(string, item))
+            case list():
+                return 9, struct.pack("<IQ", 5, len(item)) + struct.pack(f"<{len(item)}i", *item)
+        return 4, struct.pack("<I", item)
+
+    entries = b"".join(string(key) + struct.pack("<I", kind) + data for key, (kind, data) in (
+        (key, value(item)) for key, item in metadata.items()
+    ))
+    infos, blocks, offset = [], [], 0
+    for name, shape, numbers in tensors:
+        for long, short in GGUF_NAMES.items():
+            name = name.replace(long, short)
+        block = numbers.tobytes()
+        block += b"\0" * (-len(block) % 32)
+        # The dimension that changes fastest comes first; type 0 is f32.
+        dimensions = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+        infos.append(string(name) + dimensions + struct.pack("<IQ", 0, offset))
+        blocks.append(block)
+        offset += len(block)
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(infos), len(metadata)) + entries + b"".join(infos)
+    path.write_bytes(head + b"\0" * (-len(head) % 32) + b"".join(blocks))
 
 
 def make(folder, seed=0, architecture="Qwen3ForCausalLM"):
@@ -231,7 +315,9 @@ def make(folder, seed=0, architecture="Qwen3ForCausalLM"):
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    write_safetensors(folder / "model.safetensors", tensors(seed, vocab_size, sayable, end))
+    numbers = list(tensors(seed, vocab_size, sayable, end))
+    write_safetensors(folder / "model.safetensors", numbers)
+    write_gguf(folder / "model.gguf", numbers, document, end)
     return folder
 
 

@@ -15,6 +15,7 @@ from harness import Server, abandon, gossamer, read_until, wait_until
 from make_model import MAX_LEN, make
 
 MODEL = "tiny-qwen3"
+DRAWN = "gossamer_scheduler_generation_tokens_total"
 WEATHER = {
     "type": "function",
     "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
@@ -72,16 +73,17 @@ def test_exactly_as_many_tokens_as_asked_for(client):
 
 
 def test_the_model_ends_by_itself_now_and_then_and_its_end_is_no_text(client):
-    answers = [ask(client, seed=seed, max_tokens=400) for seed in range(12)]
-    ended = [answer for answer in answers if answer.choices[0].finish_reason == "stop"]
-    assert ended, "a model of random weights draws its end once in about a hundred tokens"
-    for answer in ended:
-        assert answer.usage.completion_tokens < 400
-        assert "<|" not in text_of(answer)
-        least = answer.usage.completion_tokens + 20
-        longer = ask(client, seed=answers.index(answer), max_tokens=400, extra_body={"min_tokens": least})
-        assert longer.usage.completion_tokens >= least
-        assert text_of(longer).startswith(text_of(answer))
+    for seed in range(40):
+        answer = ask(client, seed=seed, max_tokens=200)
+        if answer.choices[0].finish_reason == "stop":
+            break
+    else:
+        pytest.fail("a model of random weights draws its end once in about a hundred tokens")
+    assert answer.usage.completion_tokens < 200
+    assert "<|" not in text_of(answer)
+    least = answer.usage.completion_tokens + 20
+    longer = ask(client, seed=seed, max_tokens=400, extra_body={"min_tokens": least})
+    assert longer.usage.completion_tokens >= least
 
 
 def test_a_stream_gives_the_same_text_as_the_whole_piece_by_piece(client):
@@ -138,16 +140,17 @@ def test_stop_strings_cut_where_they_begin_and_end_the_work(server, client):
     free = text_of(ask(client, max_tokens=200, extra_body={"ignore_eos": True}))
     stop = free[40:43]
     at = free.index(stop)
-    before = server.metrics()["gossamer_scheduler_generation_tokens_total"]
+    before = server.metrics()[DRAWN]
     answer = ask(client, max_tokens=1500, stop=stop, extra_body={"ignore_eos": True})
     assert text_of(answer) == free[:at]
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage.completion_tokens <= at + len(stop)
-    text, reason, usage, _ = streamed(client, max_tokens=1500, stop=["nowhere to be found", stop])
+    stops = ["nowhere to be found", stop]
+    text, reason, usage, _ = streamed(client, max_tokens=1500, stop=stops, extra_body={"ignore_eos": True})
     assert (text, reason) == (free[:at], "stop")
     assert usage.completion_tokens == answer.usage.completion_tokens
     server.assert_idle()
-    drawn = server.metrics()["gossamer_scheduler_generation_tokens_total"] - before
+    drawn = server.metrics()[DRAWN] - before
     assert drawn < 200, "the engine stopped soon after the string came"
 
 
@@ -243,21 +246,22 @@ def test_what_cannot_be_done_is_refused_by_name(server, client):
 @pytest.mark.parametrize("reset", [False, True])
 def test_clients_that_go_away_leave_nothing_behind(server, client, reset):
     before = server.metrics()
-    streams = [server.open("/v1/chat/completions", endless(stream=True)) for _ in range(4)]
-    whole = [server.open("/v1/chat/completions", endless()) for _ in range(4)]
-    for stream in streams:
-        read_until(stream, b'"content"')
-    wait_until(lambda: server.busy() == 8, 30, "all running")
-    for connection in streams + whole:
-        abandon(connection, reset)
-    server.assert_idle()
+    # In decode, and waiting: on the CPU one runs at a time.
+    for stream in (True, False):
+        first = server.open("/v1/chat/completions", endless(stream=stream))
+        wait_until(lambda: server.metrics()[DRAWN] > before[DRAWN] + 3, 30, "running")
+        others = [server.open("/v1/chat/completions", endless(stream=i % 2 == 0)) for i in range(3)]
+        wait_until(lambda: server.busy() == 4, 30, "all accepted")
+        for connection in [first, *others]:
+            abandon(connection, reset)
+        server.assert_idle()
     after = server.metrics()
 
     def more(name):
         return after[name] - before[name]
 
     assert more("gossamer_api_requests_cancelled_total") == 8
-    assert more("gossamer_scheduler_generation_tokens_total") < 8 * (MAX_LEN - 100) / 2
+    assert more(DRAWN) < MAX_LEN - 100
     assert text_of(ask(client))
 
 
@@ -324,6 +328,18 @@ def test_what_is_loaded_is_said(server):
     assert metrics["gossamer_api_time_to_first_token_seconds_count"] > 0
     assert metrics["gossamer_scheduler_queue_time_seconds_count"] > 0
     assert "Throughput" not in server.log()
+
+
+def test_a_gguf_file_is_the_same_model(model, client):
+    with Server(*flags(model / "model.gguf", "--model-name", MODEL)) as server:
+        other = sdk(server)
+        answer = ask(other)
+        assert text_of(answer) == text_of(ask(other))
+        assert answer.usage.prompt_tokens == ask(client).usage.prompt_tokens
+        # The same weights, computed in another precision: what is likeliest is the same at first.
+        first = ask(other, temperature=0, max_tokens=1)
+        assert text_of(first) == text_of(ask(client, temperature=0, max_tokens=1))
+        assert "qwen3" in "".join(server.stdout)
 
 
 def test_gpt_oss_is_refused_before_a_weight_is_read(model, tmp_path):

@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 #[cfg(feature = "mistralrs")]
 use gossamer_api::ServerInfo;
 use gossamer_engine::EngineInfo;
+#[cfg(feature = "mistralrs")]
+use gossamer_mistralrs::MistralEngine;
 use gossamer_scheduler::Capacity;
 
 use crate::config::{Config, format_size};
@@ -76,8 +78,17 @@ pub fn local(
 
 /// What mistral.rs has loaded.
 #[cfg(feature = "mistralrs")]
-pub fn mistralrs(config: &Config, info: &ServerInfo, max_sequence_len: usize) -> Facts {
-    let scheduler = &config.scheduler;
+pub fn mistralrs(config: &Config, info: &ServerInfo, engine: &MistralEngine) -> Facts {
+    use gossamer_api::text_engine::TextEngine;
+
+    let asked = config.scheduler.max_num_seqs;
+    let at_a_time = match engine.max_num_seqs() {
+        1 if asked > 1 => {
+            "1 sequence at a time (on the CPU mistral.rs computes batches wrong)".to_owned()
+        }
+        1 => "1 sequence at a time".to_owned(),
+        more => format!("{more} sequences at a time"),
+    };
     vec![
         ("model", named(config)),
         (
@@ -92,8 +103,9 @@ pub fn mistralrs(config: &Config, info: &ServerInfo, max_sequence_len: usize) ->
         (
             "limits",
             format!(
-                "{} sequences at a time, {} waiting, {max_sequence_len} tokens each",
-                scheduler.max_num_seqs, scheduler.max_waiting
+                "{at_a_time}, {} waiting, {} tokens each",
+                config.scheduler.max_waiting,
+                engine.max_sequence_len()
             ),
         ),
     ]

@@ -63,6 +63,7 @@ pub enum ServeError {
     #[error("cannot load the model {model}: {source}")]
     Load { model: String, source: LoadError },
     /// The engine is not in this build.
+    #[cfg(not(feature = "mistralrs"))]
     #[error(
         "this build has no engine \"mistralrs\"; make one with \
          `cargo build --release -p gossamer-gateway --features mistralrs`"
@@ -92,7 +93,11 @@ pub enum ServeError {
 impl ServeError {
     /// Whether it is a mistake in what was asked for, and not in what came of it.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Unguarded(_) | Self::Auth(_) | Self::NotBuilt)
+        match self {
+            #[cfg(not(feature = "mistralrs"))]
+            Self::NotBuilt => true,
+            _ => matches!(self, Self::Unguarded(_) | Self::Auth(_)),
+        }
     }
 }
 
@@ -220,7 +225,6 @@ fn mistralrs(_: &Config, _: &Metrics) -> Result<Started, ServeError> {
 /// mistral.rs, with its own scheduler.
 #[cfg(feature = "mistralrs")]
 fn mistralrs(config: &Config, metrics: &Metrics) -> Result<Started, ServeError> {
-    use gossamer_api::text_engine::TextEngine;
     use gossamer_mistralrs::{MistralConfig, MistralEngine};
 
     let ModelPath::Folder(path) = &config.model.source else {
@@ -246,7 +250,7 @@ fn mistralrs(config: &Config, metrics: &Metrics) -> Result<Started, ServeError> 
         kv_cache_bytes: 0,
     };
     Ok(Started {
-        facts: banner::mistralrs(config, &info, engine.max_sequence_len()),
+        facts: banner::mistralrs(config, &info, &engine),
         info,
         running: Running::Mistralrs(std::sync::Arc::new(engine)),
     })

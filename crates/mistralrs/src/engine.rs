@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use candle_core::Device;
 use either::Either;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -34,6 +35,7 @@ pub struct MistralEngine {
     found: Found,
     backend: &'static str,
     max_sequence_len: usize,
+    max_num_seqs: usize,
     /// A request was answered, and none has failed since.
     healthy: Arc<AtomicBool>,
     /// Taken when this is dropped.
@@ -69,7 +71,7 @@ impl MistralEngine {
         if ends.is_empty() {
             warn!("the model names no end-of-sequence token, so cancelled requests end late");
         }
-        let max_num_seqs = NonZeroUsize::new(config.max_num_seqs).unwrap_or(NonZeroUsize::MIN);
+        let max_num_seqs = at_a_time(&device, config.max_num_seqs);
         let scheduler = SchedulerConfig::DefaultScheduler {
             method: DefaultSchedulerMethod::Fixed(max_num_seqs),
         };
@@ -104,6 +106,7 @@ impl MistralEngine {
                 "cpu"
             },
             max_sequence_len: config.max_model_len.map_or(limit, |len| len.min(limit)),
+            max_num_seqs: max_num_seqs.get(),
             healthy: Arc::default(),
             runtime: Some(runtime),
         })
@@ -117,6 +120,11 @@ impl MistralEngine {
     /// What computes: `cpu`, `metal`, `cuda`.
     pub fn backend(&self) -> &'static str {
         self.backend
+    }
+
+    /// Most choices that run at the same time: on the CPU one, whatever was asked for.
+    pub fn max_num_seqs(&self) -> usize {
+        self.max_num_seqs
     }
 
     /// Bytes of the model's files.
@@ -178,6 +186,16 @@ impl MistralEngine {
     /// Whether [`MistralEngine::drain`] was called.
     pub fn is_draining(&self) -> bool {
         self.queue.is_closed()
+    }
+}
+
+/// How many choices may run. mistral.rs 0.8.1 computes a batch wrong on the CPU: its attention for decode steps keeps the
+/// partial sums of all sequences in one place (`attention/backends/cpu.rs`, `flash_attn_cpu_single_q`: `scratch` has no
+/// index for the sequence), so each text would depend on its neighbours. One alone is right.
+fn at_a_time(device: &Device, asked: usize) -> NonZeroUsize {
+    match NonZeroUsize::new(asked) {
+        Some(asked) if !device.is_cpu() => asked,
+        _ => NonZeroUsize::MIN,
     }
 }
 

@@ -150,7 +150,7 @@ impl TestSetup {
         };
         let engine = match &self.text_engine {
             None => Engine::Tokens(scheduler.clone()),
-            Some(engine) => Engine::Text(engine.clone()),
+            Some(engine) => Engine::Text(Arc::clone(engine)),
         };
         let state = AppState::new(engine, metrics.clone(), self.api.clone(), info, auth, store);
         BelowHttp {

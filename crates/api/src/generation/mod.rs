@@ -133,6 +133,24 @@ pub(crate) enum Event {
     Failed(ApiError),
 }
 
+/// A request that an engine has not accepted yet, which takes a while: its client may go away.
+struct Waiting(Option<ApiMetrics>);
+
+impl Waiting {
+    /// It has been answered.
+    fn over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(metrics) = &self.0 {
+            metrics.cancelled();
+        }
+    }
+}
+
 /// Where events come from.
 enum Source {
     Tokens(TokenSource),
@@ -170,7 +188,10 @@ impl Generation {
         state: &AppState,
         context: Rc<RequestContext>,
     ) -> Result<Self, ApiError> {
-        let source = TextSource::submit(job, state).await?;
+        let waiting = Waiting(Some(state.metrics.api.clone()));
+        let source = TextSource::submit(job, state).await;
+        waiting.over();
+        let source = source?;
         let prompt_tokens = source.prompt_tokens();
         // How many they are is known only now; an error drops the stream, which cancels the request.
         context.charge_prompt(prompt_tokens)?;

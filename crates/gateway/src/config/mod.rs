@@ -318,6 +318,9 @@ impl Config {
             );
         }
         let is_folder = matches!(self.model.source, ModelPath::Folder(_));
+        if self.engine.kind == EngineKind::Mistralrs {
+            only_for_mistralrs(raw)?;
+        }
         if self.engine.kind == EngineKind::Mistralrs && !is_folder {
             return refuse(
                 "model.path",
@@ -333,6 +336,30 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Refuses settings that only our own engine has: whoever gave them believes in something that is not so.
+fn only_for_mistralrs(raw: &RawConfig) -> Result<(), ConfigError> {
+    const OTHERS: &[&str] = &[
+        "scheduler.max_num_batched_tokens",
+        "scheduler.enable_prefix_caching",
+        "api.constrain_headers",
+    ];
+    const SHARED: &[&str] = &["kind", "max_model_len"];
+    let concerns = |key: &&Key| match key.section {
+        "engine" => !SHARED.contains(&key.name),
+        _ => OTHERS.contains(&key.path().as_str()),
+    };
+    for key in KEYS.iter().filter(concerns) {
+        let Setting { value, origin } = raw.get(&key.path());
+        if *value != key.default_value() {
+            return Err(ConfigError::Conflict(format!(
+                "{origin}: {} has no meaning where engine.kind is \"mistralrs\"",
+                key.path()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn model(get: &Get<'_>) -> Model {
