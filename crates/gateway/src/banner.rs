@@ -20,10 +20,10 @@ pub fn banner(
     max_sequence_len: usize,
     address: SocketAddr,
 ) -> String {
-    let chosen = if config.engine.kv_cache_bytes.is_none() {
-        " (auto)"
-    } else {
-        ""
+    let chosen = match (&info.kv_cache_reason, config.engine.kv_cache_bytes) {
+        (Some(reason), _) => format!(" (auto: {reason})"),
+        (None, None) => " (auto)".to_owned(),
+        (None, Some(_)) => String::new(),
     };
     let aliases = match config.model.aliases.as_slice() {
         [] => String::new(),
@@ -41,16 +41,7 @@ pub fn banner(
                 mib(info.weight_bytes)
             ),
         ),
-        (
-            "compute",
-            format!(
-                "{}, {} kernels, {} weights, {} threads",
-                info.backend,
-                info.kernels,
-                info.weights.name(),
-                info.num_threads
-            ),
-        ),
+        ("compute", compute(info)),
         (
             "KV cache",
             format!(
@@ -85,6 +76,22 @@ pub fn banner(
         out.push_str(&format!("  {name:<9} {text}\n"));
     }
     out
+}
+
+/// "cpu, avx2 kernels, int8 weights, 4 threads", or "cuda (NVIDIA H200), mistral.rs 0.8.1 kernels, int8 weights".
+fn compute(info: &EngineInfo) -> String {
+    let device = info.device.as_ref();
+    let device = device.map_or(String::new(), |name| format!(" ({name})"));
+    let threads = match info.num_threads {
+        0 => String::new(),
+        threads => format!(", {threads} threads"),
+    };
+    format!(
+        "{}{device}, {} kernels, {} weights{threads}",
+        info.backend,
+        info.kernels,
+        info.weights.name()
+    )
 }
 
 /// Who may use the server.

@@ -49,6 +49,7 @@ pub struct Linear {
 
 /// The form that eight-bit matrices have on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "a build is for one device, and a device has one of them")]
 pub enum EightBits {
     /// Groups of columns with a scale and an offset.
     Afq8,
