@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gossamer_engine::{
-    Engine, EngineConfig, EngineExecutor, KvCacheSize, ModelSource, WeightFormat,
+    DeviceChoice, Engine, EngineConfig, EngineExecutor, KvCacheSize, ModelSource, WeightFormat,
 };
 use gossamer_scheduler::{
     BatchPlan, BlockId, ExecuteError, Executor, SampleSpec, SamplingParams, SeqId, SeqSlice,
@@ -121,6 +121,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let longest = args.prefill.iter().max().map_or(0, |&len| len);
     let blocks = (args.context / BLOCK_SIZE + most * own_blocks).max(longest.div_ceil(BLOCK_SIZE));
     let config = EngineConfig {
+        device: DeviceChoice::Cpu,
         threads: args.threads,
         block_size: BLOCK_SIZE,
         kv_cache: KvCacheSize::Blocks(blocks),
