@@ -23,7 +23,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use crate::backend::{AttentionParams, Backend, ExpertWeights};
+use crate::backend::{AttentionParams, Backend, BackendInfo, Budget, ExpertWeights, yarn_params};
 use crate::config::WeightFormat;
 use crate::error::{LoadError, StepError};
 use crate::kv_cache::KvShape;
@@ -119,16 +119,6 @@ impl Cpu {
             cache: RepackCache::off(),
             all_rows: Vec::new(),
         })
-    }
-
-    /// Instruction set of the kernels.
-    pub fn isa(&self) -> Isa {
-        self.isa
-    }
-
-    /// Threads that compute.
-    pub fn num_threads(&self) -> usize {
-        self.team.size()
     }
 
     /// Packed weights go through the cache in `folder`, if they come from files.
@@ -235,22 +225,6 @@ impl Cpu {
     }
 }
 
-fn yarn_params(model: &ModelConfig) -> YarnParams {
-    let yarn = model.rope.yarn;
-    YarnParams {
-        head_dim: model.head_dim,
-        theta: model.rope.theta,
-        // A factor of 1 is plain rotary embedding.
-        factor: yarn.map_or(1.0, |yarn| yarn.factor),
-        beta_fast: yarn.map_or(32.0, |yarn| yarn.beta_fast),
-        beta_slow: yarn.map_or(1.0, |yarn| yarn.beta_slow),
-        original_context: yarn.map_or(model.max_position_embeddings, |yarn| {
-            yarn.original_context_len
-        }),
-        truncate: yarn.is_some_and(|yarn| yarn.truncate),
-    }
-}
-
 impl Cpu {
     /// One result per item, each made by one thread with a scratch of its own.
     fn for_each_row<T: Copy + Sync, R: Clone + Send>(
@@ -276,6 +250,20 @@ impl Cpu {
     }
 }
 
+impl Cpu {
+    fn rotate(&mut self, mut heads: CpuTensor, step: &Step<'_>) -> CpuTensor {
+        let (isa, width) = (self.isa, heads.cols());
+        let table = Arc::clone(&self.rope);
+        self.for_row_runs(&mut heads, width, |first, rows| {
+            for (row, position) in rows.chunks_exact_mut(width).zip(&step.positions[first..]) {
+                let (cos, sin) = table.at(*position);
+                rope(isa, row, cos, sin);
+            }
+        });
+        heads
+    }
+}
+
 impl Backend for Cpu {
     type Tensor = CpuTensor;
     type Embedding = Weight;
@@ -285,6 +273,16 @@ impl Backend for Cpu {
     type Logits = CpuLogits;
     type Sinks = Vec<f32>;
     type Experts = CpuExperts;
+
+    fn info(&self) -> BackendInfo {
+        BackendInfo {
+            backend: "cpu",
+            device: None,
+            kernels: self.isa.name(),
+            num_threads: self.team.size(),
+            repack_cache: self.cache.outcome(),
+        }
+    }
 
     fn load_embedding(&mut self, table: Weight) -> Result<Weight, LoadError> {
         Ok(table)
@@ -329,7 +327,12 @@ impl Backend for Cpu {
         }
     }
 
+    fn kv_cache_budget(&self, _percent: u8) -> Result<Option<Budget>, LoadError> {
+        Ok(None)
+    }
+
     fn allocate_kv_cache(&mut self, shape: &KvShape) -> Result<(), LoadError> {
+        self.cache.finish();
         self.kv = CpuKvCache::new(shape)?;
         Ok(())
     }
@@ -378,16 +381,14 @@ impl Backend for Cpu {
         })
     }
 
-    fn rope(&mut self, mut heads: CpuTensor, step: &Step<'_>) -> Result<CpuTensor, StepError> {
-        let (isa, width) = (self.isa, heads.cols());
-        let table = Arc::clone(&self.rope);
-        self.for_row_runs(&mut heads, width, |first, rows| {
-            for (row, position) in rows.chunks_exact_mut(width).zip(&step.positions[first..]) {
-                let (cos, sin) = table.at(*position);
-                rope(isa, row, cos, sin);
-            }
-        });
-        Ok(heads)
+    fn rope(
+        &mut self,
+        q: CpuTensor,
+        k: CpuTensor,
+        step: &Step<'_>,
+    ) -> Result<(CpuTensor, CpuTensor), StepError> {
+        let mut rotated = |heads| self.rotate(heads, step);
+        Ok((rotated(q), rotated(k)))
     }
 
     fn attention(

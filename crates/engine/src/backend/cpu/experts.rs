@@ -46,7 +46,7 @@ impl CpuExperts {
             for part in [&weight.blocks, &weight.scales, &weight.bias] {
                 part.release();
             }
-            Ok((packed, bias))
+            Ok::<_, LoadError>((packed, bias))
         };
         let (gate_up, gate_up_bias) = pack(&experts.gate_up)?;
         let (down, down_bias) = pack(&experts.down)?;
