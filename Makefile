@@ -22,7 +22,7 @@ FEATURES = $(shell tools/features)
 export MISTRALRS_METAL_PRECOMPILE ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-rust test-e2e test-browser test-clients test-mistralrs lint-mistralrs check fmt fmt-check lint openapi openapi-check openapi-lint
+.PHONY: help run build test test-rust test-e2e test-browser test-clients test-candle test-mistralrs lint-mistralrs metal-check check fmt fmt-check lint openapi openapi-check openapi-lint
 .PHONY: config doc bench bench-constraints bench-peers prove-constraints fuzz load hostile eval model clean
 
 help: ## Show this list
@@ -38,6 +38,12 @@ test: test-rust test-e2e test-clients ## Run the tests: Rust's, then end-to-end 
 
 test-rust: ## Run unit, property, parity and API tests
 	$(CARGO) test --workspace $(SECOND_ENGINE) --locked --no-fail-fast
+
+test-candle: ## Run the tests of the accelerated backend over stand-ins for a GPU's kernels, against the CPU backend
+	$(CARGO) test --locked -p gossamer-engine --features candle --lib
+
+metal-check: ## Type-check the binary with Metal for Apple Silicon, also on Linux (needs rustup, or root on Debian)
+	tools/metal-check
 
 test-e2e: build $(VENV)/.installed ## Run the end-to-end tests (makes .venv)
 	E2E_BINARY=$(GOSSAMER) $(VENV)/bin/python -m pytest tests/e2e
