@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gossamer_engine::{
-    Engine, EngineConfig, EngineExecutor, KvCacheSize, ModelSource, WeightFormat,
+    DeviceChoice, Engine, EngineConfig, EngineExecutor, KvCacheSize, ModelSource, WeightFormat,
 };
 use gossamer_scheduler::{
     Executor, NewRequest, RequestId, SamplingParams, Scheduler, SchedulerConfig, Speculation,
@@ -43,6 +43,7 @@ fn run(args: Vec<String>) -> Result<(), Error> {
     let batches: Result<Vec<usize>, _> = arg(3, "1,16").split(',').map(str::parse).collect();
     let (max_tokens, rounds) = (arg(4, "128").parse()?, arg(5, "5").parse()?);
     let engine = EngineConfig {
+        device: DeviceChoice::Cpu,
         threads: arg(2, "0").parse()?,
         block_size: 16,
         kv_cache: KvCacheSize::Blocks(8192),
@@ -50,6 +51,7 @@ fn run(args: Vec<String>) -> Result<(), Error> {
         max_model_len: None,
         weights: WeightFormat::Int8,
         kernels: None,
+        repack_cache: None,
     };
     let engine = Engine::load(&source, &engine)?;
     println!("{:?}", engine.info());
