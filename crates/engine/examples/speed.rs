@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gossamer_engine::{
-    Engine, EngineConfig, EngineExecutor, KvCacheSize, ModelSource, WeightFormat,
+    DeviceChoice, Engine, EngineConfig, EngineExecutor, KvCacheSize, ModelSource, WeightFormat,
 };
 use gossamer_scheduler::{
     BatchPlan, BlockId, ExecuteError, Executor, SampleSpec, SamplingParams, SeqId, SeqSlice,
@@ -26,6 +26,7 @@ THREADS 0 takes every core; BATCH 0 measures no decode. OPTIONS:
   --steps N          decode steps; without it as many as take two seconds, 8 to 240
   --prefill N,N,...  measure prompts of these lengths, each computed in chunks
   --chunk N          tokens per step of prefill [512]
+  --repack-cache DIR keep repacked weights there, or take them from there
   --json             one JSON object per line, the first for the load";
 
 const BLOCK_SIZE: usize = 16;
@@ -41,6 +42,7 @@ struct Args {
     steps: Option<usize>,
     prefill: Vec<usize>,
     chunk: usize,
+    repack_cache: Option<PathBuf>,
     json: bool,
 }
 
@@ -78,6 +80,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
         steps: None,
         prefill: Vec::new(),
         chunk: 512,
+        repack_cache: None,
         json: false,
     };
     let mut position = 0;
@@ -88,6 +91,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
             "--steps" => parsed.steps = Some(number(&value()?)?),
             "--prefill" => parsed.prefill = list(&value()?)?,
             "--chunk" => parsed.chunk = number(&value()?)?,
+            "--repack-cache" => parsed.repack_cache = Some(value()?.into()),
             "--json" => parsed.json = true,
             flag if flag.starts_with('-') => return Err(format!("unknown option {flag}")),
             text => {
@@ -121,6 +125,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let longest = args.prefill.iter().max().map_or(0, |&len| len);
     let blocks = (args.context / BLOCK_SIZE + most * own_blocks).max(longest.div_ceil(BLOCK_SIZE));
     let config = EngineConfig {
+        device: DeviceChoice::Cpu,
         threads: args.threads,
         block_size: BLOCK_SIZE,
         kv_cache: KvCacheSize::Blocks(blocks),
@@ -128,6 +133,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         max_model_len: None,
         weights: args.weights,
         kernels: None,
+        repack_cache: args.repack_cache.clone(),
     };
     let start = Instant::now();
     let engine = Engine::load(&args.source, &config)?;

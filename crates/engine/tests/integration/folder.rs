@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gossamer_engine::{
-    Engine, EngineConfig, EngineExecutor, KvCacheSize, ModelSource, WeightFormat,
+    DeviceChoice, Engine, EngineConfig, EngineExecutor, KvCacheSize, ModelSource, WeightFormat,
 };
 use gossamer_testkit::random_model::RandomModel;
 
@@ -61,6 +61,7 @@ impl Drop for Folder {
 
 pub fn config(threads: usize, num_blocks: usize) -> EngineConfig {
     EngineConfig {
+        device: DeviceChoice::Cpu,
         threads,
         block_size: 16,
         kv_cache: KvCacheSize::Blocks(num_blocks),
@@ -68,5 +69,6 @@ pub fn config(threads: usize, num_blocks: usize) -> EngineConfig {
         max_model_len: None,
         weights: WeightFormat::Bf16,
         kernels: None,
+        repack_cache: None,
     }
 }
