@@ -135,6 +135,7 @@ fn load(
         kernels: backend.isa().name(),
         weights: engine.weights,
         num_threads: backend.num_threads(),
+        kv_cache_dtype: kv.dtype,
         kv_cache_bytes: kv.total_bytes() as u64,
     };
     let runner = Runner {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gossamer_engine::{
-    Engine, EngineConfig, EngineExecutor, KvCacheSize, ModelSource, WeightFormat,
+    Engine, EngineConfig, EngineExecutor, KvCacheSize, KvDtype, ModelSource, WeightFormat,
 };
 use gossamer_testkit::random_model::RandomModel;
 
@@ -64,6 +64,7 @@ pub fn config(threads: usize, num_blocks: usize) -> EngineConfig {
         threads,
         block_size: 16,
         kv_cache: KvCacheSize::Blocks(num_blocks),
+        kv_cache_dtype: KvDtype::Bf16,
         window_groups: false,
         max_model_len: None,
         weights: WeightFormat::Bf16,
