@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gossamer_engine::{
-    Engine, EngineConfig, EngineExecutor, KvCacheSize, ModelSource, WeightFormat,
+    Engine, EngineConfig, EngineExecutor, KvCacheSize, KvDtype, ModelSource, WeightFormat,
 };
 use gossamer_scheduler::{
     BatchPlan, BlockId, ExecuteError, Executor, SampleSpec, SamplingParams, SeqId, SeqSlice,
@@ -26,6 +26,7 @@ THREADS 0 takes every core; BATCH 0 measures no decode. OPTIONS:
   --steps N          decode steps; without it as many as take two seconds, 8 to 240
   --prefill N,N,...  measure prompts of these lengths, each computed in chunks
   --chunk N          tokens per step of prefill [512]
+  --kv-cache-dtype T bf16 or int8 [bf16]
   --json             one JSON object per line, the first for the load";
 
 const BLOCK_SIZE: usize = 16;
@@ -41,6 +42,7 @@ struct Args {
     steps: Option<usize>,
     prefill: Vec<usize>,
     chunk: usize,
+    kv_cache_dtype: KvDtype,
     json: bool,
 }
 
@@ -78,6 +80,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
         steps: None,
         prefill: Vec::new(),
         chunk: 512,
+        kv_cache_dtype: KvDtype::Bf16,
         json: false,
     };
     let mut position = 0;
@@ -88,6 +91,13 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
             "--steps" => parsed.steps = Some(number(&value()?)?),
             "--prefill" => parsed.prefill = list(&value()?)?,
             "--chunk" => parsed.chunk = number(&value()?)?,
+            "--kv-cache-dtype" => {
+                parsed.kv_cache_dtype = match value()?.as_str() {
+                    "bf16" => KvDtype::Bf16,
+                    "int8" => KvDtype::Int8,
+                    other => return Err(format!("{other} is neither bf16 nor int8")),
+                }
+            }
             "--json" => parsed.json = true,
             flag if flag.starts_with('-') => return Err(format!("unknown option {flag}")),
             text => {
@@ -124,6 +134,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         threads: args.threads,
         block_size: BLOCK_SIZE,
         kv_cache: KvCacheSize::Blocks(blocks),
+        kv_cache_dtype: args.kv_cache_dtype,
         window_groups: false,
         max_model_len: None,
         weights: args.weights,

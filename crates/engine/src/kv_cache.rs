@@ -83,11 +83,6 @@ impl KvShape {
         Ok(shape)
     }
 
-    /// Elements of one block in the keys of one layer, and again in its values.
-    pub fn block_len(&self) -> usize {
-        self.block_size * self.num_kv_heads * self.head_dim
-    }
-
     /// Bytes of one block in the keys of one layer, and again in its values: elements, and scales where the format has them.
     pub fn plane_block_bytes(&self) -> usize {
         self.block_size * self.num_kv_heads * self.dtype.head_bytes(self.head_dim)
@@ -191,7 +186,7 @@ mod tests {
         // A byte and a 32nd for each number instead of two.
         let int8 = KvDtype::Int8;
         assert_eq!(fits(int8, false), (25_344, [165, 82, 20, 5, 1]));
-        assert_eq!(fits(int8, true), (12_672, [289, 153, 40, 10, 2]));
+        assert_eq!(fits(int8, true), (12_672, [290, 154, 40, 10, 2]));
     }
 
     #[test]

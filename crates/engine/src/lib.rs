@@ -17,7 +17,7 @@ mod threads;
 mod tiny;
 mod weights;
 
-pub use config::{EngineConfig, KvCacheSize, LoadProgress, ModelSource, WeightFormat};
+pub use config::{EngineConfig, KvCacheSize, KvDtype, LoadProgress, ModelSource, WeightFormat};
 pub use error::{LoadError, StepError};
 pub use executor::{Engine, EngineExecutor};
 pub use info::EngineInfo;

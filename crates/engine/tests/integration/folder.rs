@@ -35,17 +35,18 @@ impl Folder {
 
     /// With weights as published.
     pub fn load(&self, threads: usize, num_blocks: usize) -> EngineExecutor {
-        self.load_as(WeightFormat::Bf16, threads, num_blocks)
+        self.load_as((WeightFormat::Bf16, KvDtype::Bf16), threads, num_blocks)
     }
 
     pub fn load_as(
         &self,
-        weights: WeightFormat,
+        (weights, kv_cache_dtype): (WeightFormat, KvDtype),
         threads: usize,
         num_blocks: usize,
     ) -> EngineExecutor {
         let config = EngineConfig {
             weights,
+            kv_cache_dtype,
             ..config(threads, num_blocks)
         };
         Engine::load(&ModelSource::Folder(self.0.clone()), &config).unwrap()
