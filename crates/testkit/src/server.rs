@@ -4,11 +4,13 @@
 //! stops: listener, scheduler, worker.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::ServerHandle;
 use gossamer_api::auth::{Auth, AuthConfig};
+use gossamer_api::text_engine::{Engine, TextEngine};
 use gossamer_api::{
     ApiConfig, AppState, KeptBounds, PromptDate, ResponseStore, ServerConfig, ServerInfo,
     StoreConfig,
@@ -41,6 +43,8 @@ pub struct TestSetup {
     pub capacity: Capacity,
     /// Where responses are kept; `None`: nowhere.
     pub responses: Option<StoreConfig>,
+    /// Answers in place of the scheduler, which has nothing to do then.
+    pub text_engine: Option<Arc<dyn TextEngine>>,
 }
 
 impl TestSetup {
@@ -101,6 +105,7 @@ impl TestSetup {
                 max_bytes: 64 << 20,
                 max_age: Duration::from_secs(3600),
             }),
+            text_engine: None,
         }
     }
 
@@ -143,14 +148,11 @@ impl TestSetup {
                 ResponseStore::open(store, metrics.api.clone()).expect("the store opens")
             }
         };
-        let state = AppState::new(
-            scheduler.clone(),
-            metrics.clone(),
-            self.api.clone(),
-            info,
-            auth,
-            store,
-        );
+        let engine = match &self.text_engine {
+            None => Engine::Tokens(scheduler.clone()),
+            Some(engine) => Engine::Text(Arc::clone(engine)),
+        };
+        let state = AppState::new(engine, metrics.clone(), self.api.clone(), info, auth, store);
         BelowHttp {
             state,
             scheduler,

@@ -94,6 +94,8 @@ pub const KEYS: &[Key] = &[
     Key { section: "model", name: "aliases", flag: "model-aliases", kind: Kind::List, default: "",
         help: "More names for the same model, so that clients with a fixed name work unchanged; claude-* stands for every name that begins with claude-." },
 
+    Key { section: "engine", name: "kind", flag: "engine", kind: Kind::Choice(&["local", "mistralrs"]), default: "local",
+        help: "What runs the model. local: our own engine and scheduler, for GPT-OSS. mistralrs: mistral.rs, for other models (Llama, Qwen3, Gemma, ...) from a folder or a .gguf file; it is only in builds with the feature mistralrs, and of this section only max_model_len concerns it." },
     Key { section: "engine", name: "threads", flag: "threads", kind: int_or(1, 1024, AUTO), default: "auto",
         help: "Threads that compute. auto: the cores that this process may use." },
     Key { section: "engine", name: "kernels", flag: "kernels", kind: Kind::Choice(&["auto", "scalar", "avx2", "avx-vnni", "avx512-vnni", "neon", "neon-dotprod"]), default: "auto",
