@@ -276,6 +276,7 @@ fn load(config: &Config) -> Result<gossamer_engine::EngineExecutor, ServeError> 
         kv_cache: KvCacheSize::Bytes(
             kv_cache_bytes.unwrap_or_else(|| memory::kv_cache_bytes(weight_bytes)),
         ),
+        kv_cache_dtype: config.engine.kv_cache_dtype,
         window_groups: config.engine.window_groups,
         max_model_len: config.engine.max_model_len,
         kernels: config.engine.kernels.clone(),

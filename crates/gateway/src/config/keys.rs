@@ -106,6 +106,8 @@ pub const KEYS: &[Key] = &[
         help: "Tokens per KV block: 8, 16 or 32." },
     Key { section: "engine", name: "kv_cache_bytes", flag: "kv-cache-bytes", kind: Kind::Size { min: 1 << 10, max: 1 << 44, word: AUTO }, default: "auto",
         help: "Memory for the KV cache. auto: a quarter of the memory that is free beside the weights, at most 4GiB and at most what the weights take (but 256MiB of that are always allowed). It is touched only as it is used." },
+    Key { section: "engine", name: "kv_cache_dtype", flag: "kv-cache-dtype", kind: Kind::Choice(&["bf16", "int8"]), default: "bf16",
+        help: "What keys and values are in the KV cache. int8: eight bits, with a scale for each head of each token: half the memory; on the CPU only. bf16 is closer to the model as published." },
     Key { section: "engine", name: "window_groups", flag: "window-groups", kind: Kind::Bool, default: "true",
         help: "Layers with a sliding window give back the KV blocks behind it, which is half of the cache of a long sequence. false: every layer keeps every block, to compare." },
     Key { section: "engine", name: "max_model_len", flag: "max-model-len", kind: int_or(1, 1 << 24, AUTO), default: "auto",

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use gossamer_api::auth::{AuthConfig, Clock, JwtAlgorithm, JwtConfig, Limits, Scopes};
 use gossamer_api::{KeptBounds, StoreConfig};
-use gossamer_engine::WeightFormat;
+use gossamer_engine::{KvDtype, WeightFormat};
 
 use crate::hub::HubModel;
 
@@ -146,6 +146,7 @@ pub struct Engine {
     pub weights: WeightFormat,
     pub block_size: usize,
     pub kv_cache_bytes: Option<u64>,
+    pub kv_cache_dtype: KvDtype,
     pub window_groups: bool,
     pub max_model_len: Option<usize>,
 }
@@ -243,6 +244,10 @@ impl Config {
                 },
                 block_size: get.number("engine.block_size"),
                 kv_cache_bytes: get.optional("engine.kv_cache_bytes").map(|n| n as u64),
+                kv_cache_dtype: match get.text("engine.kv_cache_dtype").as_str() {
+                    "int8" => KvDtype::Int8,
+                    _ => KvDtype::Bf16,
+                },
                 window_groups: get.truth("engine.window_groups"),
                 max_model_len: get.optional("engine.max_model_len"),
             },
