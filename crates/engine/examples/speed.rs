@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gossamer_engine::{
-    Engine, EngineConfig, EngineExecutor, KvCacheSize, KvDtype, ModelSource, WeightFormat,
+    DeviceChoice, Engine, EngineConfig, EngineExecutor, KvCacheSize, KvDtype, ModelSource,
+    WeightFormat,
 };
 use gossamer_scheduler::{
     BatchPlan, BlockId, ExecuteError, Executor, SampleSpec, SamplingParams, SeqId, SeqSlice,
@@ -27,6 +28,7 @@ THREADS 0 takes every core; BATCH 0 measures no decode. OPTIONS:
   --prefill N,N,...  measure prompts of these lengths, each computed in chunks
   --chunk N          tokens per step of prefill [512]
   --kv-cache-dtype T bf16 or int8 [bf16]
+  --repack-cache DIR keep repacked weights there, or take them from there
   --json             one JSON object per line, the first for the load";
 
 const BLOCK_SIZE: usize = 16;
@@ -43,6 +45,7 @@ struct Args {
     prefill: Vec<usize>,
     chunk: usize,
     kv_cache_dtype: KvDtype,
+    repack_cache: Option<PathBuf>,
     json: bool,
 }
 
@@ -81,6 +84,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
         prefill: Vec::new(),
         chunk: 512,
         kv_cache_dtype: KvDtype::Bf16,
+        repack_cache: None,
         json: false,
     };
     let mut position = 0;
@@ -98,6 +102,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
                     other => return Err(format!("{other} is neither bf16 nor int8")),
                 }
             }
+            "--repack-cache" => parsed.repack_cache = Some(value()?.into()),
             "--json" => parsed.json = true,
             flag if flag.starts_with('-') => return Err(format!("unknown option {flag}")),
             text => {
@@ -131,6 +136,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let longest = args.prefill.iter().max().map_or(0, |&len| len);
     let blocks = (args.context / BLOCK_SIZE + most * own_blocks).max(longest.div_ceil(BLOCK_SIZE));
     let config = EngineConfig {
+        device: DeviceChoice::Cpu,
         threads: args.threads,
         block_size: BLOCK_SIZE,
         kv_cache: KvCacheSize::Blocks(blocks),
@@ -139,6 +145,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         max_model_len: None,
         weights: args.weights,
         kernels: None,
+        repack_cache: args.repack_cache.clone(),
     };
     let start = Instant::now();
     let engine = Engine::load(&args.source, &config)?;

@@ -90,6 +90,17 @@ pub enum LoadError {
     /// A worker thread could not be started.
     #[error("cannot start a worker thread: {0}")]
     Threads(std::io::Error),
+    /// The device that was asked for is not there.
+    #[error("device = \"{wanted}\": {reason}")]
+    NoDevice {
+        /// What was asked for.
+        wanted: &'static str,
+        /// What is missing, what there is, and how to get it.
+        reason: String,
+    },
+    /// The device refused something: most often it is out of memory.
+    #[error("the device failed: {0}")]
+    Device(String),
 }
 
 impl LoadError {
@@ -128,10 +139,16 @@ pub enum StepError {
         /// Sequence whose row it was.
         seq: u64,
     },
+    /// The device refused an operation, or did not get it done.
+    #[error("the device failed: {0}")]
+    Device(String),
 }
 
 impl From<StepError> for ExecuteError {
     fn from(error: StepError) -> Self {
-        Self::Step(error.to_string())
+        match error {
+            StepError::Device(message) => Self::Device(message),
+            error => Self::Step(error.to_string()),
+        }
     }
 }

@@ -21,16 +21,22 @@ pub struct EngineInfo {
     pub vocab_size: usize,
     /// Token ids that end a sequence (`generation_config.json`).
     pub stop_token_ids: Vec<u32>,
-    /// Where it computes: `"cpu"`.
+    /// Where it computes: `"cpu"`, `"metal"` or `"cuda"`.
     pub backend: &'static str,
-    /// Instruction set of the kernels.
+    /// The accelerator, by its own name.
+    pub device: Option<String>,
+    /// Instruction set of the kernels, or whose they are.
     pub kernels: &'static str,
     /// What the weights were turned into.
     pub weights: WeightFormat,
-    /// Threads that compute.
+    /// Threads that compute; 0 where a device does.
     pub num_threads: usize,
     /// What keys and values are rounded to.
     pub kv_cache_dtype: KvDtype,
     /// Bytes of the KV cache when every block is in use.
     pub kv_cache_bytes: u64,
+    /// Why the KV cache has this size, where the device's memory decided.
+    pub kv_cache_reason: Option<String>,
+    /// What came of keeping repacked weights, if that was asked for.
+    pub repack_cache: Option<String>,
 }

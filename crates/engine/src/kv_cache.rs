@@ -7,7 +7,7 @@
 
 use gossamer_scheduler::{Capacity, KvGroup};
 
-use crate::config::{EngineConfig, KvCacheSize, KvDtype};
+use crate::config::{EngineConfig, KvDtype};
 use crate::error::LoadError;
 use crate::model::{LayerKind, ModelConfig};
 
@@ -43,11 +43,11 @@ pub struct LayerPlace {
 }
 
 impl KvShape {
-    /// The cache that `engine` asks for: the layers with a window in a group of their own, unless it is switched off or
-    /// no other layer is left to be the first group.
+    /// A cache as `engine` asks for, without blocks yet ([`KvShape::set_blocks`]): the layers with a window in a group of
+    /// their own, unless it is switched off or no other layer is left to be the first group.
     ///
     /// # Errors
-    /// [`LoadError::Setting`] for a block size the kernels do not know, or a cache without a single block.
+    /// [`LoadError::Setting`] for a block size the kernels do not know.
     pub fn new(model: &ModelConfig, engine: &EngineConfig) -> Result<Self, LoadError> {
         if !BLOCK_SIZES.contains(&engine.block_size) {
             return Err(LoadError::Setting {
@@ -59,7 +59,7 @@ impl KvShape {
             });
         }
         let (layers, groups) = places(model, engine.window_groups);
-        let mut shape = Self {
+        Ok(Self {
             block_size: engine.block_size,
             num_kv_heads: model.num_kv_heads,
             head_dim: model.head_dim,
@@ -67,20 +67,22 @@ impl KvShape {
             layers,
             groups,
             num_blocks: 0,
-        };
-        let block_bytes = shape.block_bytes() as u64;
-        let num_blocks = match engine.kv_cache {
-            KvCacheSize::Blocks(blocks) => blocks as u64,
-            KvCacheSize::Bytes(bytes) => bytes / block_bytes,
-        };
-        if num_blocks == 0 || num_blocks >= u64::from(u32::MAX) {
+        })
+    }
+
+    /// Gives it this many blocks.
+    ///
+    /// # Errors
+    /// [`LoadError::Setting`] if that is none, or more than there are ids for slots.
+    pub fn set_blocks(&mut self, num_blocks: u64) -> Result<(), LoadError> {
+        if num_blocks == 0 || num_blocks * self.block_size as u64 >= u64::from(u32::MAX) {
             return Err(LoadError::Setting {
                 setting: "kv_cache",
-                message: format!("{num_blocks} blocks of {block_bytes} bytes"),
+                message: format!("{num_blocks} blocks of {} bytes", self.block_bytes()),
             });
         }
-        shape.num_blocks = num_blocks as usize;
-        Ok(shape)
+        self.num_blocks = num_blocks as usize;
+        Ok(())
     }
 
     /// Bytes of one block in the keys of one layer, and again in its values: elements, and scales where the format has them.
@@ -141,7 +143,7 @@ mod tests {
     use gossamer_testkit::random_model::RandomModel;
 
     use super::*;
-    use crate::config::WeightFormat;
+    use crate::config::{DeviceChoice, KvCacheSize, WeightFormat};
 
     fn shape(
         model: &serde_json::Value,
@@ -151,6 +153,7 @@ mod tests {
     ) -> KvShape {
         let model = ModelConfig::parse(&model.to_string()).unwrap();
         let engine = EngineConfig {
+            device: DeviceChoice::Cpu,
             threads: 1,
             weights: WeightFormat::Bf16,
             block_size: 16,
@@ -159,8 +162,13 @@ mod tests {
             window_groups,
             max_model_len: None,
             kernels: None,
+            repack_cache: None,
         };
-        KvShape::new(&model, &engine).unwrap()
+        let mut shape = KvShape::new(&model, &engine).unwrap();
+        shape
+            .set_blocks(bytes / shape.block_bytes() as u64)
+            .unwrap();
+        shape
     }
 
     /// What `docs/LOG.md` says about GPT-OSS-20B.

@@ -1,8 +1,8 @@
 //! GPT-OSS over packed ragged batches and a paged KV cache: token ids in, token ids out.
 //!
 //! Implements [`gossamer_scheduler::Executor`]. A plan becomes a `Step`; `GptOss` runs it on a `Backend`; the
-//! sampler draws. Does not know: text, HTTP, users, fairness, time. Which device runs is decided in `backend/`, and
-//! nothing outside that folder names one, but for the loading in `executor.rs`.
+//! sampler draws. Does not know: text, HTTP, users, fairness, time. Which device runs is decided in
+//! `backend/`, and no code outside that folder knows one.
 
 mod backend;
 mod config;
@@ -17,7 +17,9 @@ mod threads;
 mod tiny;
 mod weights;
 
-pub use config::{EngineConfig, KvCacheSize, KvDtype, LoadProgress, ModelSource, WeightFormat};
+pub use config::{
+    DeviceChoice, EngineConfig, KvCacheSize, KvDtype, LoadProgress, ModelSource, WeightFormat,
+};
 pub use error::{LoadError, StepError};
 pub use executor::{Engine, EngineExecutor};
 pub use info::EngineInfo;

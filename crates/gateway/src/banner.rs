@@ -26,10 +26,10 @@ pub fn local(
     capacity: &Capacity,
     max_sequence_len: usize,
 ) -> Facts {
-    let chosen = if config.engine.kv_cache_bytes.is_none() {
-        " (auto)"
-    } else {
-        ""
+    let chosen = match (&info.kv_cache_reason, config.engine.kv_cache_bytes) {
+        (Some(reason), _) => format!(" (auto: {reason})"),
+        (None, None) => " (auto)".to_owned(),
+        (None, Some(_)) => String::new(),
     };
     vec![
         ("model", named(config)),
@@ -43,16 +43,7 @@ pub fn local(
                 mib(info.weight_bytes)
             ),
         ),
-        (
-            "compute",
-            format!(
-                "{}, {} kernels, {} weights, {} threads",
-                info.backend,
-                info.kernels,
-                info.weights.name(),
-                info.num_threads
-            ),
-        ),
+        ("compute", compute(info)),
         (
             "KV cache",
             format!(
@@ -138,6 +129,22 @@ pub fn banner(config: &Config, facts: &Facts, address: SocketAddr) -> String {
         out.push_str(&format!("  {name:<9} {text}\n"));
     }
     out
+}
+
+/// "cpu, avx2 kernels, int8 weights, 4 threads", or "cuda (NVIDIA H200), mistral.rs 0.8.1 kernels, int8 weights".
+fn compute(info: &EngineInfo) -> String {
+    let device = info.device.as_ref();
+    let device = device.map_or(String::new(), |name| format!(" ({name})"));
+    let threads = match info.num_threads {
+        0 => String::new(),
+        threads => format!(", {threads} threads"),
+    };
+    format!(
+        "{}{device}, {} kernels, {} weights{threads}",
+        info.backend,
+        info.kernels,
+        info.weights.name()
+    )
 }
 
 /// Who may use the server.

@@ -271,11 +271,16 @@ fn load(config: &Config) -> Result<gossamer_engine::EngineExecutor, ServeError> 
     };
     let kv_cache_bytes = config.engine.kv_cache_bytes;
     let engine = EngineConfig {
+        device: config.engine.device,
         threads: config.engine.threads.unwrap_or(0),
         block_size: config.engine.block_size,
-        kv_cache: KvCacheSize::Bytes(
-            kv_cache_bytes.unwrap_or_else(|| memory::kv_cache_bytes(weight_bytes)),
-        ),
+        kv_cache: match kv_cache_bytes {
+            Some(bytes) => KvCacheSize::Bytes(bytes),
+            None => KvCacheSize::Auto {
+                cpu_bytes: memory::kv_cache_bytes(weight_bytes),
+                device_percent: config.engine.kv_cache_percent,
+            },
+        },
         kv_cache_dtype: config.engine.kv_cache_dtype,
         window_groups: config.engine.window_groups,
         max_model_len: config.engine.max_model_len,

@@ -116,6 +116,9 @@ pub enum ExecuteError {
     /// The step failed; the next one may succeed.
     #[error("{0}")]
     Step(String),
+    /// The step failed because the device did. The next one may succeed, but until one does the engine is not ready.
+    #[error("the device failed: {0}")]
+    Device(String),
     /// The engine is unusable; the process should stop accepting work.
     #[error("fatal: {0}")]
     Fatal(String),

@@ -268,6 +268,11 @@ impl Loop {
         match result {
             Ok(Ok(output)) => self.commit(plan, output, took),
             Ok(Err(ExecuteError::Step(message))) => self.fail_step(&message),
+            Ok(Err(error @ ExecuteError::Device(_))) => {
+                // Ready again by the next token drawn; whoever watches over readiness asks for one.
+                self.shared.healthy.store(false, SeqCst);
+                self.fail_step(&error.to_string());
+            }
             Ok(Err(ExecuteError::Fatal(message))) => {
                 self.fail_step(&message);
                 self.give_up(&message);

@@ -11,6 +11,7 @@ mod kv;
 mod linear;
 mod moe;
 mod packed;
+mod repack_cache;
 
 use gossamer_kernels::{
     Bf16Matrix, Bf16Slice, ColumnsMut, Isa, PackedMatrix, PagedQueries, QUANT_BLOCK, QuantBlock,
@@ -19,17 +20,18 @@ use gossamer_kernels::{
 };
 use gossamer_scheduler::{PromptLogprobs, SampleSpec, SampledToken};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use crate::backend::{AttentionParams, Backend, ExpertWeights};
-use crate::config::WeightFormat;
+use crate::backend::{AttentionParams, Backend, BackendInfo, Budget, ExpertWeights, yarn_params};
+use crate::config::{KvDtype, WeightFormat};
 use crate::error::{LoadError, StepError};
 use crate::kv_cache::KvShape;
 use crate::model::ModelConfig;
 use crate::sampler::{self, Scratch};
 use crate::step::{Score, Step};
 use crate::threads::Team;
-use crate::weights::Weight;
+use crate::weights::{Origin, Weight};
 
 use buffers::Buffers;
 
@@ -39,6 +41,8 @@ use head::{CpuHead, CpuLogits, HeadRows};
 use kv::CpuKvCache;
 use linear::{CpuLinear, bf16_matrix, widened};
 use moe::MoeScratch;
+use packed::Packer;
+use repack_cache::RepackCache;
 
 /// Multiply-adds below which waking the other threads costs more than it saves.
 const MIN_PARALLEL_WORK: usize = 32 * 1024;
@@ -66,6 +70,7 @@ pub struct Cpu {
     kv: CpuKvCache,
     moe: MoeScratch,
     weights: WeightFormat,
+    cache: RepackCache,
     /// 0, 1, 2, ...: all rows of a step, in order.
     all_rows: Vec<u32>,
     /// One per thread.
@@ -111,18 +116,25 @@ impl Cpu {
             kv: CpuKvCache::default(),
             moe: MoeScratch::default(),
             weights,
+            cache: RepackCache::off(),
             all_rows: Vec::new(),
         })
     }
 
-    /// Instruction set of the kernels.
-    pub fn isa(&self) -> Isa {
-        self.isa
+    /// Packed weights go through the cache in `folder`, if they come from files.
+    pub fn with_repack_cache(mut self, folder: &Path, origin: &Origin) -> Self {
+        if self.weights == WeightFormat::Int8 {
+            self.cache = RepackCache::open(folder, origin, self.isa);
+        }
+        self
     }
 
-    /// Threads that compute.
-    pub fn num_threads(&self) -> usize {
-        self.team.size()
+    fn packer(&mut self) -> Packer<'_> {
+        Packer {
+            isa: self.isa,
+            team: &mut self.team,
+            cache: &mut self.cache,
+        }
     }
 
     fn tensor(&self, rows: usize, cols: usize) -> CpuTensor {
@@ -213,22 +225,6 @@ impl Cpu {
     }
 }
 
-fn yarn_params(model: &ModelConfig) -> YarnParams {
-    let yarn = model.rope.yarn;
-    YarnParams {
-        head_dim: model.head_dim,
-        theta: model.rope.theta,
-        // A factor of 1 is plain rotary embedding.
-        factor: yarn.map_or(1.0, |yarn| yarn.factor),
-        beta_fast: yarn.map_or(32.0, |yarn| yarn.beta_fast),
-        beta_slow: yarn.map_or(1.0, |yarn| yarn.beta_slow),
-        original_context: yarn.map_or(model.max_position_embeddings, |yarn| {
-            yarn.original_context_len
-        }),
-        truncate: yarn.is_some_and(|yarn| yarn.truncate),
-    }
-}
-
 impl Cpu {
     /// One result per item, each made by one thread with a scratch of its own.
     fn for_each_row<T: Copy + Sync, R: Clone + Send>(
@@ -254,6 +250,20 @@ impl Cpu {
     }
 }
 
+impl Cpu {
+    fn rotate(&mut self, mut heads: CpuTensor, step: &Step<'_>) -> CpuTensor {
+        let (isa, width) = (self.isa, heads.cols());
+        let table = Arc::clone(&self.rope);
+        self.for_row_runs(&mut heads, width, |first, rows| {
+            for (row, position) in rows.chunks_exact_mut(width).zip(&step.positions[first..]) {
+                let (cos, sin) = table.at(*position);
+                rope(isa, row, cos, sin);
+            }
+        });
+        heads
+    }
+}
+
 impl Backend for Cpu {
     type Tensor = CpuTensor;
     type Embedding = Weight;
@@ -263,6 +273,16 @@ impl Backend for Cpu {
     type Logits = CpuLogits;
     type Sinks = Vec<f32>;
     type Experts = CpuExperts;
+
+    fn info(&self) -> BackendInfo {
+        BackendInfo {
+            backend: "cpu",
+            device: None,
+            kernels: self.isa.name(),
+            num_threads: self.team.size(),
+            repack_cache: self.cache.outcome(),
+        }
+    }
 
     fn load_embedding(&mut self, table: Weight) -> Result<Weight, LoadError> {
         Ok(table)
@@ -279,7 +299,7 @@ impl Backend for Cpu {
     ) -> Result<CpuLinear, LoadError> {
         match self.weights {
             WeightFormat::Bf16 => Ok(CpuLinear::Bf16 { weight, bias }),
-            WeightFormat::Int8 => CpuLinear::int8(self.isa, &mut self.team, &weight, bias.as_ref()),
+            WeightFormat::Int8 => CpuLinear::int8(&mut self.packer(), &weight, bias.as_ref()),
         }
     }
 
@@ -292,7 +312,7 @@ impl Backend for Cpu {
         let head = CpuHead::new(weight);
         match self.weights {
             WeightFormat::Bf16 => Ok(head),
-            WeightFormat::Int8 => head.packed(self.isa, &mut self.team),
+            WeightFormat::Int8 => head.packed(&mut self.packer()),
         }
     }
 
@@ -303,11 +323,20 @@ impl Backend for Cpu {
     fn load_experts(&mut self, experts: ExpertWeights) -> Result<CpuExperts, LoadError> {
         match self.weights {
             WeightFormat::Bf16 => Ok(CpuExperts::InPlace(experts)),
-            WeightFormat::Int8 => CpuExperts::packed(self.isa, &mut self.team, &experts),
+            WeightFormat::Int8 => CpuExperts::packed(&mut self.packer(), &experts),
         }
     }
 
+    fn kv_cache_dtypes(&self) -> &'static [KvDtype] {
+        &[KvDtype::Bf16, KvDtype::Int8]
+    }
+
+    fn kv_cache_budget(&self, _percent: u8) -> Result<Option<Budget>, LoadError> {
+        Ok(None)
+    }
+
     fn allocate_kv_cache(&mut self, shape: &KvShape) -> Result<(), LoadError> {
+        self.cache.finish();
         self.kv = CpuKvCache::new(shape)?;
         Ok(())
     }
@@ -356,16 +385,14 @@ impl Backend for Cpu {
         })
     }
 
-    fn rope(&mut self, mut heads: CpuTensor, step: &Step<'_>) -> Result<CpuTensor, StepError> {
-        let (isa, width) = (self.isa, heads.cols());
-        let table = Arc::clone(&self.rope);
-        self.for_row_runs(&mut heads, width, |first, rows| {
-            for (row, position) in rows.chunks_exact_mut(width).zip(&step.positions[first..]) {
-                let (cos, sin) = table.at(*position);
-                rope(isa, row, cos, sin);
-            }
-        });
-        Ok(heads)
+    fn rope(
+        &mut self,
+        q: CpuTensor,
+        k: CpuTensor,
+        step: &Step<'_>,
+    ) -> Result<(CpuTensor, CpuTensor), StepError> {
+        let mut rotated = |heads| self.rotate(heads, step);
+        Ok((rotated(q), rotated(k)))
     }
 
     fn attention(

@@ -1,17 +1,70 @@
 //! What a device must be able to do for [`crate::model::GptOss`]; the only home of device and vendor code.
 //!
 //! A backend owns its tensors, its copies (or views) of the weights and the KV cache. It knows no plan and no layer
-//! order. Invariant (*batch invariance*): the row that an operation computes for one token does not depend on the
-//! other rows of the step, so the same prompt gives the same answer alone and in a crowd.
+//! order. Invariant of the CPU (*batch invariance*): the row that an operation computes for one token does not depend on
+//! the other rows of the step, so the same prompt gives the same answer alone and in a crowd. On an accelerator it depends
+//! on them in the last bits, where its kernels choose their way by the number of rows.
 
-pub mod cpu;
+// What knows no device is compiled and tested in every build.
+#[cfg(any(test, feature = "metal", feature = "cuda"))]
+mod accelerated;
+mod cpu;
+mod open;
 
+use gossamer_kernels::YarnParams;
 use gossamer_scheduler::{PromptLogprobs, SampleSpec, SampledToken};
 
+use crate::config::KvDtype;
 use crate::error::{LoadError, StepError};
 use crate::kv_cache::KvShape;
+use crate::model::ModelConfig;
 use crate::step::{Score, Step};
 use crate::weights::Weight;
+
+pub use open::{OnBackend, open};
+
+/// A backend, described.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendInfo {
+    /// `"cpu"`, `"metal"` or `"cuda"`.
+    pub backend: &'static str,
+    /// The accelerator, by its own name.
+    pub device: Option<String>,
+    /// Instruction set of the kernels, or whose they are.
+    pub kernels: &'static str,
+    /// Threads that compute; 0 where a device does.
+    pub num_threads: usize,
+    /// What came of keeping repacked weights, where they are kept.
+    pub repack_cache: Option<String>,
+}
+
+/// Memory of a device that a KV cache may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Free bytes.
+    pub free: u64,
+    /// How many of them.
+    pub bytes: u64,
+    /// Why that many, for people.
+    pub reason: String,
+}
+
+/// The rotary embedding of a model, as the kernels' table wants it.
+fn yarn_params(model: &ModelConfig) -> YarnParams {
+    let yarn = model.rope.yarn;
+    YarnParams {
+        head_dim: model.head_dim,
+        theta: model.rope.theta,
+        // A factor of 1 is plain rotary embedding.
+        factor: yarn.map_or(1.0, |yarn| yarn.factor),
+        beta_fast: yarn.map_or(32.0, |yarn| yarn.beta_fast),
+        beta_slow: yarn.map_or(1.0, |yarn| yarn.beta_slow),
+        original_context: yarn.map_or(model.max_position_embeddings, |yarn| {
+            yarn.original_context_len
+        }),
+        truncate: yarn.is_some_and(|yarn| yarn.truncate),
+    }
+}
 
 /// The weights of one layer's experts, as published.
 #[derive(Clone)]
@@ -64,6 +117,9 @@ pub trait Backend: Send + 'static {
     /// The experts of one layer.
     type Experts: Send;
 
+    /// What it is.
+    fn info(&self) -> BackendInfo;
+
     /// Takes the embedding, `[vocab_size, hidden]`.
     ///
     /// # Errors
@@ -104,7 +160,15 @@ pub trait Backend: Send + 'static {
     /// # Errors
     /// As [`Backend::load_embedding`].
     fn load_experts(&mut self, experts: ExpertWeights) -> Result<Self::Experts, LoadError>;
-    /// Makes the KV cache. Called once, before any step.
+    /// What it can keep keys and values as.
+    fn kv_cache_dtypes(&self) -> &'static [KvDtype];
+    /// What a KV cache may take of the device's memory, `percent` of it at most, with all weights loaded; `None` where the
+    /// memory is not the device's own.
+    ///
+    /// # Errors
+    /// [`LoadError::Device`] where the device does not say what is free.
+    fn kv_cache_budget(&self, percent: u8) -> Result<Option<Budget>, LoadError>;
+    /// Makes the KV cache. Called once, with all weights loaded, before any step.
     ///
     /// # Errors
     /// [`LoadError::Setting`] when there is no room for it.
@@ -143,11 +207,16 @@ pub trait Backend: Send + 'static {
         x: &Self::Tensor,
         linear: &Self::Linear,
     ) -> Result<Self::Tensor, StepError>;
-    /// Rotates every head of each row by the row's position.
+    /// Rotates every head of each row of queries and keys by the row's position.
     ///
     /// # Errors
     /// As [`Backend::copy_blocks`].
-    fn rope(&mut self, heads: Self::Tensor, step: &Step<'_>) -> Result<Self::Tensor, StepError>;
+    fn rope(
+        &mut self,
+        q: Self::Tensor,
+        k: Self::Tensor,
+        step: &Step<'_>,
+    ) -> Result<(Self::Tensor, Self::Tensor), StepError>;
     /// Writes `k` and `v` to the cache, then attends `q` over each row's sequence up to the row's position.
     /// `q` is `[num_tokens, num_heads * head_dim]`, like the result; `k` and `v` are `[num_tokens, num_kv_heads * head_dim]`.
     ///

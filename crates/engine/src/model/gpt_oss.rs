@@ -115,8 +115,7 @@ impl<B: Backend> Layer<B> {
         let q = backend.linear(&x, &self.q)?; // [t, q]
         let k = backend.linear(&x, &self.k)?; // [t, kv]
         let v = backend.linear(&x, &self.v)?; // [t, kv]
-        let q = backend.rope(q, step)?;
-        let k = backend.rope(k, step)?;
+        let (q, k) = backend.rope(q, k, step)?;
         let params = AttentionParams {
             layer,
             sinks: &self.sinks,

@@ -74,7 +74,7 @@ pub fn sample(
 }
 
 /// Whether some tokens are left out for being unlikely beside others.
-fn filters(params: &SamplingParams) -> bool {
+pub fn filters(params: &SamplingParams) -> bool {
     params.temperature >= MIN_TEMPERATURE
         && (params.top_k > 0 || params.top_p < 1.0 || params.min_p > 0.0)
 }

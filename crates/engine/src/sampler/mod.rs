@@ -10,7 +10,7 @@
 //! The vocabulary has 201088 tokens, so nothing sorts it. Filters look at the tokens within some distance below the
 //! largest logit and widen that distance until what they search for must be inside.
 
-mod constrained;
+pub mod constrained;
 mod random;
 mod row;
 
@@ -26,7 +26,7 @@ use row::{Edited, pick};
 pub use row::{Row, Runs};
 
 /// Below this a temperature counts as 0: the quotient would leave the range of f32.
-const MIN_TEMPERATURE: f32 = 1e-5;
+pub const MIN_TEMPERATURE: f32 = 1e-5;
 
 /// How far below the largest logit to look for candidates, in units of the temperature; then everywhere.
 const DISTANCES: [f32; 3] = [8.0, 16.0, 32.0];
@@ -41,7 +41,7 @@ pub struct Scratch {
 
 /// Buffers of one draw.
 #[derive(Default)]
-struct Drawing {
+pub struct Drawing {
     /// Row without what a constraint refuses.
     masked: Edited,
     kept: Vec<u32>,

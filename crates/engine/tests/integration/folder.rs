@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gossamer_engine::{
-    Engine, EngineConfig, EngineExecutor, KvCacheSize, KvDtype, ModelSource, WeightFormat,
+    DeviceChoice, Engine, EngineConfig, EngineExecutor, KvCacheSize, KvDtype, ModelSource,
+    WeightFormat,
 };
 use gossamer_testkit::random_model::RandomModel;
 
@@ -62,6 +63,7 @@ impl Drop for Folder {
 
 pub fn config(threads: usize, num_blocks: usize) -> EngineConfig {
     EngineConfig {
+        device: DeviceChoice::Cpu,
         threads,
         block_size: 16,
         kv_cache: KvCacheSize::Blocks(num_blocks),
@@ -70,5 +72,6 @@ pub fn config(threads: usize, num_blocks: usize) -> EngineConfig {
         max_model_len: None,
         weights: WeightFormat::Bf16,
         kernels: None,
+        repack_cache: None,
     }
 }

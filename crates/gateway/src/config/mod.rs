@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use gossamer_api::auth::{AuthConfig, Clock, JwtAlgorithm, JwtConfig, Limits, Scopes};
 use gossamer_api::{KeptBounds, StoreConfig};
-use gossamer_engine::{KvDtype, WeightFormat};
+use gossamer_engine::{DeviceChoice, KvDtype, WeightFormat};
 
 use crate::hub::HubModel;
 
@@ -141,11 +141,13 @@ pub enum EngineKind {
 #[derive(Clone, Debug)]
 pub struct Engine {
     pub kind: EngineKind,
+    pub device: DeviceChoice,
     pub threads: Option<usize>,
     pub kernels: Option<String>,
     pub weights: WeightFormat,
     pub block_size: usize,
     pub kv_cache_bytes: Option<u64>,
+    pub kv_cache_percent: u8,
     pub kv_cache_dtype: KvDtype,
     pub window_groups: bool,
     pub max_model_len: Option<usize>,
@@ -236,6 +238,12 @@ impl Config {
                     "mistralrs" => EngineKind::Mistralrs,
                     _ => EngineKind::Local,
                 },
+                device: match get.text("engine.device").as_str() {
+                    "cpu" => DeviceChoice::Cpu,
+                    "metal" => DeviceChoice::Metal,
+                    "cuda" => DeviceChoice::Cuda,
+                    _ => DeviceChoice::Auto,
+                },
                 threads: get.optional("engine.threads"),
                 kernels: Some(get.text("engine.kernels")).filter(|isa| isa != "auto"),
                 weights: match get.text("engine.weights").as_str() {
@@ -244,6 +252,8 @@ impl Config {
                 },
                 block_size: get.number("engine.block_size"),
                 kv_cache_bytes: get.optional("engine.kv_cache_bytes").map(|n| n as u64),
+                // The table bounds it by 100.
+                kv_cache_percent: get.number("engine.kv_cache_percent") as u8,
                 kv_cache_dtype: match get.text("engine.kv_cache_dtype").as_str() {
                     "int8" => KvDtype::Int8,
                     _ => KvDtype::Bf16,
