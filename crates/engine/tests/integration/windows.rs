@@ -1,10 +1,11 @@
 //! The engine under the real scheduler: greedy texts are the same whether layers with a window have a group of their own
-//! or not, whether prefixes are reused or not, and whether sequences are preempted or not.
+//! or not, whether prefixes are reused or not, and whether sequences are preempted or not; with keys and values in bf16
+//! and in eight bits.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gossamer_engine::{Engine, EngineConfig, EngineExecutor, ModelSource, WeightFormat};
+use gossamer_engine::{Engine, EngineConfig, EngineExecutor, KvDtype, ModelSource, WeightFormat};
 use gossamer_scheduler::{
     Executor, NewRequest, RequestId, SamplingParams, Scheduler, SchedulerConfig, StopConditions,
     TokenEvent, invariants,
@@ -110,23 +111,41 @@ fn waves(vocab: usize, window: usize) -> Waves {
 
 fn check(source: &ModelSource, vocab: usize, window: usize, max_tokens: usize, few: [usize; 2]) {
     let waves = waves(vocab, window);
+    for dtype in [KvDtype::Bf16, KvDtype::Int8] {
+        check_dtype(dtype, source, &waves, window, max_tokens, few);
+    }
+}
+
+fn check_dtype(
+    kv_cache_dtype: KvDtype,
+    source: &ModelSource,
+    waves: &Waves,
+    window: usize,
+    max_tokens: usize,
+    few: [usize; 2],
+) {
     let mut expected = None;
     for window_groups in [false, true] {
         for (num_blocks, is_scarce) in [(2000, false), (few[usize::from(window_groups)], true)] {
             let settings = EngineConfig {
                 window_groups,
+                kv_cache_dtype,
                 weights: WeightFormat::Int8,
                 ..config(2, num_blocks)
             };
             let mut engine = Engine::load(source, &settings).unwrap();
             let mut preemptions = 0;
             for reuse in [false, true] {
-                let outcome = run(&mut engine, &waves, reuse, max_tokens);
+                let outcome = run(&mut engine, waves, reuse, max_tokens);
                 let expected = expected.get_or_insert_with(|| outcome.texts.clone());
                 let case = format!(
-                    "groups {window_groups}, reuse {reuse}, {num_blocks} blocks: {} preemptions, {} tokens reused, \
+                    "{}, groups {window_groups}, reuse {reuse}, {num_blocks} blocks: {} preemptions, {} tokens reused, \
                      {} at a time, {} slices with blocks behind a window",
-                    outcome.preemptions, outcome.cached_len, outcome.most_running, outcome.windowed
+                    kv_cache_dtype.name(),
+                    outcome.preemptions,
+                    outcome.cached_len,
+                    outcome.most_running,
+                    outcome.windowed
                 );
                 println!("{case}");
                 assert!(outcome.texts == *expected, "{case}");
