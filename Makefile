@@ -58,7 +58,7 @@ $(VENV)/.installed: tests/e2e/requirements.txt
 
 # One resolution for both, or 600 crates are built twice; the gateway's integration test brings the binary.
 WITH_MISTRALRS := --locked -p gossamer-mistralrs -p gossamer-gateway --features gossamer-gateway/mistralrs
-test-mistralrs: $(VENV)/.installed ## Build the gateway with mistral.rs, the quickest way, and test it on a tiny Qwen3 (10 minutes on two cores)
+test-mistralrs: $(VENV)/.installed ## Build the gateway with mistral.rs, the quickest way, and test it on a tiny Qwen3
 	$(CARGO) test --profile mistralrs $(WITH_MISTRALRS)
 	E2E_BINARY=$(TARGET)/mistralrs/gossamer $(VENV)/bin/python -m pytest tests/mistralrs
 

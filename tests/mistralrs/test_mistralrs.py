@@ -186,6 +186,16 @@ def test_answers_can_be_held_to_a_form(client):
         assert isinstance(answer["ok"], bool) and answer["kind"] in ("a", "b")
 
 
+def test_a_text_may_end_within_a_character(client):
+    """The letter is two bytes, and two tokens of this vocabulary; mistral.rs says nothing of such an end."""
+    forced = {"guided_regex": "\u00e9{3}"}
+    for count, text in ((1, "\ufffd"), (2, "\u00e9"), (3, "\u00e9\ufffd")):
+        answer = ask(client, max_tokens=count, logprobs=True, extra_body=forced)
+        assert (text_of(answer), answer.choices[0].finish_reason) == (text, "length")
+        assert answer.usage.completion_tokens == len(answer.choices[0].logprobs.content) == count
+        assert streamed(client, max_tokens=count, extra_body=forced)[:2] == (text, "length")
+
+
 def test_the_other_routes_of_conversations(server):
     question = [{"role": "user", "content": "Hello"}]
     message = server.post("/v1/messages", {"model": MODEL, "max_tokens": 9, "messages": question})

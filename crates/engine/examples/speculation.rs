@@ -4,7 +4,8 @@
 //!
 //! PROMPTS has a kind of prompt, a tab and the prompt's tokens as a JSON array on each line; what `POST /tokenize` says of
 //! a chat is such an array. A batch takes the prompts of a kind in turns, greedy, to the model's own end. All prompts are in
-//! the prefix cache before anything is measured, so what is measured is decoding. Medians of ROUNDS alternating rounds.
+//! the prefix cache before anything is measured, so what is measured is decoding. Medians of ROUNDS alternating rounds,
+//! and of the ratios of neighbours.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -12,7 +13,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gossamer_engine::{
-    DeviceChoice, Engine, EngineConfig, EngineExecutor, KvCacheSize, ModelSource, WeightFormat,
+    DeviceChoice, Engine, EngineConfig, EngineExecutor, KvCacheSize, KvDtype, ModelSource,
+    WeightFormat,
 };
 use gossamer_scheduler::{
     Executor, NewRequest, RequestId, SamplingParams, Scheduler, SchedulerConfig, Speculation,
@@ -47,6 +49,7 @@ fn run(args: Vec<String>) -> Result<(), Error> {
         threads: arg(2, "0").parse()?,
         block_size: 16,
         kv_cache: KvCacheSize::Blocks(8192),
+        kv_cache_dtype: KvDtype::Bf16,
         window_groups: true,
         max_model_len: None,
         weights: WeightFormat::Int8,
@@ -124,21 +127,24 @@ impl Bench {
                 return Err("the texts differ".into());
             }
         }
-        let rate = |runs: &[Measured]| {
-            let mut rates: Vec<_> = (runs.iter())
-                .map(|run| run.tokens as f64 / run.seconds)
-                .collect();
-            rates.sort_by(f64::total_cmp);
-            rates[rates.len() / 2]
+        let rate = |run: &Measured| run.tokens as f64 / run.seconds;
+        let median = |mut values: Vec<f64>| {
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
         };
+        let ratio = median(
+            on.iter()
+                .zip(&off)
+                .map(|(on, off)| rate(on) / rate(off))
+                .collect(),
+        );
         let sum = |of: fn(&Measured) -> f64, runs: &[Measured]| runs.iter().map(of).sum::<f64>();
-        let (without, with) = (rate(&off), rate(&on));
+        let [without, with] = [&off, &on].map(|runs| median(runs.iter().map(rate).collect()));
         let drafted = sum(|run| run.drafted as f64, &on);
         println!(
-            "{batch:2} x {kind:10} {:5} tokens: {without:8.1} -> {with:8.1} tokens/s ({:.2}), {:.2} tokens per step and sequence, \
+            "{batch:2} x {kind:10} {:5} tokens: {without:8.1} -> {with:8.1} tokens/s ({ratio:.2} times), {:.2} tokens per step and sequence, \
              {:.0} of {drafted:.0} drafts accepted ({:.0}%)",
             off[0].tokens,
-            with / without,
             sum(|run| run.tokens as f64, &on) / sum(|run| run.steps as f64, &on),
             sum(|run| run.accepted as f64, &on),
             100.0 * sum(|run| run.accepted as f64, &on) / drafted.max(1.0),

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gossamer_engine::{
-    DeviceChoice, Engine, EngineConfig, EngineExecutor, KvCacheSize, ModelSource, WeightFormat,
+    DeviceChoice, Engine, EngineConfig, EngineExecutor, KvCacheSize, KvDtype, ModelSource,
+    WeightFormat,
 };
 use gossamer_scheduler::{
     BatchPlan, BlockId, ExecuteError, Executor, SampleSpec, SamplingParams, SeqId, SeqSlice,
@@ -26,6 +27,7 @@ THREADS 0 takes every core; BATCH 0 measures no decode. OPTIONS:
   --steps N          decode steps; without it as many as take two seconds, 8 to 240
   --prefill N,N,...  measure prompts of these lengths, each computed in chunks
   --chunk N          tokens per step of prefill [512]
+  --kv-cache-dtype T bf16 or int8 [bf16]
   --repack-cache DIR keep repacked weights there, or take them from there
   --json             one JSON object per line, the first for the load";
 
@@ -42,6 +44,7 @@ struct Args {
     steps: Option<usize>,
     prefill: Vec<usize>,
     chunk: usize,
+    kv_cache_dtype: KvDtype,
     repack_cache: Option<PathBuf>,
     json: bool,
 }
@@ -80,6 +83,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
         steps: None,
         prefill: Vec::new(),
         chunk: 512,
+        kv_cache_dtype: KvDtype::Bf16,
         repack_cache: None,
         json: false,
     };
@@ -91,6 +95,13 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
             "--steps" => parsed.steps = Some(number(&value()?)?),
             "--prefill" => parsed.prefill = list(&value()?)?,
             "--chunk" => parsed.chunk = number(&value()?)?,
+            "--kv-cache-dtype" => {
+                parsed.kv_cache_dtype = match value()?.as_str() {
+                    "bf16" => KvDtype::Bf16,
+                    "int8" => KvDtype::Int8,
+                    other => return Err(format!("{other} is neither bf16 nor int8")),
+                }
+            }
             "--repack-cache" => parsed.repack_cache = Some(value()?.into()),
             "--json" => parsed.json = true,
             flag if flag.starts_with('-') => return Err(format!("unknown option {flag}")),
@@ -129,6 +140,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         threads: args.threads,
         block_size: BLOCK_SIZE,
         kv_cache: KvCacheSize::Blocks(blocks),
+        kv_cache_dtype: args.kv_cache_dtype,
         window_groups: false,
         max_model_len: None,
         weights: args.weights,

@@ -4,6 +4,8 @@
 
 use std::path::PathBuf;
 
+pub use gossamer_kernels::KvDtype;
+
 /// Where the weights come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ModelSource {
@@ -86,6 +88,8 @@ pub struct EngineConfig {
     pub block_size: usize,
     /// Size of the KV cache. On the CPU, memory is touched only as blocks are first used.
     pub kv_cache: KvCacheSize,
+    /// What keys and values are rounded to.
+    pub kv_cache_dtype: KvDtype,
     /// Whether layers with a sliding window give back the blocks behind it. Without, every layer keeps every block.
     pub window_groups: bool,
     /// Most tokens of a sequence, at most what the model allows; `None` takes what the model allows.

@@ -176,6 +176,16 @@ impl OnBackend for Loading<'_> {
 impl Loading<'_> {
     fn load<B: Backend>(self, mut backend: B) -> Result<(Runner<B>, EngineInfo), LoadError> {
         let mut kv = self.kv;
+        if !backend.kv_cache_dtypes().contains(&kv.dtype) {
+            return Err(LoadError::Setting {
+                setting: "kv_cache_dtype",
+                message: format!(
+                    "{} is for the CPU (device = \"cpu\"), and this is {}",
+                    kv.dtype.name(),
+                    backend.info().backend
+                ),
+            });
+        }
         let block_bytes = kv.block_bytes() as u64;
         // Before minutes are spent on weights, where that can be known.
         match self.engine.kv_cache {
@@ -217,6 +227,7 @@ impl Loading<'_> {
             kernels,
             weights: self.engine.weights,
             num_threads,
+            kv_cache_dtype: kv.dtype,
             kv_cache_bytes: kv.total_bytes() as u64,
             kv_cache_reason,
             repack_cache,

@@ -1,6 +1,6 @@
 //! What was loaded and on what: for the banner and `/info`. Plain facts, no behaviour.
 
-use crate::config::WeightFormat;
+use crate::config::{KvDtype, WeightFormat};
 
 /// A loaded engine, described.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct EngineInfo {
     pub weights: WeightFormat,
     /// Threads that compute; 0 where a device does.
     pub num_threads: usize,
+    /// What keys and values are rounded to.
+    pub kv_cache_dtype: KvDtype,
     /// Bytes of the KV cache when every block is in use.
     pub kv_cache_bytes: u64,
     /// Why the KV cache has this size, where the device's memory decided.

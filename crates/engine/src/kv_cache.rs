@@ -7,12 +7,9 @@
 
 use gossamer_scheduler::{Capacity, KvGroup};
 
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, KvDtype};
 use crate::error::LoadError;
 use crate::model::{LayerKind, ModelConfig};
-
-/// Bytes of one cached element: bf16 on every backend.
-const ELEMENT_BYTES: usize = 2;
 
 /// Block sizes that the accelerators' attention kernels are made for.
 const BLOCK_SIZES: [usize; 3] = [8, 16, 32];
@@ -26,6 +23,8 @@ pub struct KvShape {
     pub num_kv_heads: usize,
     /// Elements per head.
     pub head_dim: usize,
+    /// What is stored.
+    pub dtype: KvDtype,
     /// Group and plane of each layer, `[num_layers]`.
     pub layers: Vec<LayerPlace>,
     /// The groups. The first sees everything.
@@ -64,6 +63,7 @@ impl KvShape {
             block_size: engine.block_size,
             num_kv_heads: model.num_kv_heads,
             head_dim: model.head_dim,
+            dtype: engine.kv_cache_dtype,
             layers,
             groups,
             num_blocks: 0,
@@ -85,9 +85,9 @@ impl KvShape {
         Ok(())
     }
 
-    /// Elements of one block in the keys of one layer, and again in its values.
-    pub fn block_len(&self) -> usize {
-        self.block_size * self.num_kv_heads * self.head_dim
+    /// Bytes of one block in the keys of one layer, and again in its values: elements, and scales where the format has them.
+    pub fn plane_block_bytes(&self) -> usize {
+        self.block_size * self.num_kv_heads * self.dtype.head_bytes(self.head_dim)
     }
 
     /// Layers of the largest group: how many of them a block has room for.
@@ -97,7 +97,7 @@ impl KvShape {
 
     /// Bytes of one block: all its planes, keys and values.
     pub fn block_bytes(&self) -> usize {
-        self.num_planes() * 2 * self.block_len() * ELEMENT_BYTES
+        self.num_planes() * 2 * self.plane_block_bytes()
     }
 
     /// Bytes of the whole cache once every block has been used.
@@ -145,7 +145,12 @@ mod tests {
     use super::*;
     use crate::config::{DeviceChoice, KvCacheSize, WeightFormat};
 
-    fn shape(model: &serde_json::Value, window_groups: bool, bytes: u64) -> KvShape {
+    fn shape(
+        model: &serde_json::Value,
+        kv_cache_dtype: KvDtype,
+        window_groups: bool,
+        bytes: u64,
+    ) -> KvShape {
         let model = ModelConfig::parse(&model.to_string()).unwrap();
         let engine = EngineConfig {
             device: DeviceChoice::Cpu,
@@ -153,6 +158,7 @@ mod tests {
             weights: WeightFormat::Bf16,
             block_size: 16,
             kv_cache: KvCacheSize::Bytes(bytes),
+            kv_cache_dtype,
             window_groups,
             max_model_len: None,
             kernels: None,
@@ -169,26 +175,32 @@ mod tests {
     #[test]
     fn at_20b_a_token_beyond_the_window_costs_half() {
         let model = RandomModel::gpt_oss_20b(24, 201_088, 0).config();
-        let fits = |window_groups| {
-            let shape = shape(&model, window_groups, 4 << 30);
+        let fits = |dtype: KvDtype, window_groups| {
+            let shape = shape(&model, dtype, window_groups, 4 << 30);
             let capacity = shape.capacity(131_072);
             let bytes = |len| capacity.blocks_held(len, 1) * shape.block_bytes();
             let per_token = (bytes(16_384) - bytes(8192)) / 8192;
             let lens = [1024, 2048, 8192, 32_768, 131_072];
             let sequences = lens.map(|len| capacity.num_blocks / capacity.blocks_held(len, 1));
             println!(
-                "groups {window_groups}: {per_token} bytes per token, 4 GiB hold {sequences:?} of {lens:?} tokens"
+                "{}, groups {window_groups}: {per_token} bytes per token, 4 GiB hold {sequences:?} of {lens:?} tokens",
+                dtype.name()
             );
             (per_token, sequences)
         };
-        assert_eq!(fits(false), (48 << 10, [85, 42, 10, 2, 0]));
-        assert_eq!(fits(true), (24 << 10, [149, 79, 20, 5, 1]));
+        let bf16 = KvDtype::Bf16;
+        assert_eq!(fits(bf16, false), (48 << 10, [85, 42, 10, 2, 0]));
+        assert_eq!(fits(bf16, true), (24 << 10, [149, 79, 20, 5, 1]));
+        // A byte and a 32nd for each number instead of two.
+        let int8 = KvDtype::Int8;
+        assert_eq!(fits(int8, false), (25_344, [165, 82, 20, 5, 1]));
+        assert_eq!(fits(int8, true), (12_672, [290, 154, 40, 10, 2]));
     }
 
     #[test]
     fn layers_of_both_kinds_share_the_planes_of_a_block() {
         let mut model = RandomModel::small(0).config();
-        let shape_of = |model: &serde_json::Value| shape(model, true, 1 << 20);
+        let shape_of = |model: &serde_json::Value| shape(model, KvDtype::Bf16, true, 1 << 20);
         let place = |group, plane| LayerPlace { group, plane };
         let alternating = shape_of(&model);
         let places = [place(1, 0), place(0, 0), place(1, 1), place(0, 1)];

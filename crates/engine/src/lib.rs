@@ -19,7 +19,7 @@ mod tiny;
 mod weights;
 
 pub use config::{
-    DeviceChoice, EngineConfig, KvCacheSize, LoadProgress, ModelSource, WeightFormat,
+    DeviceChoice, EngineConfig, KvCacheSize, KvDtype, LoadProgress, ModelSource, WeightFormat,
 };
 pub use error::{LoadError, StepError};
 pub use executor::{Engine, EngineExecutor};

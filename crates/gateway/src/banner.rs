@@ -51,8 +51,9 @@ pub fn local(
         (
             "KV cache",
             format!(
-                "{}{chosen}: {} blocks of {} tokens{}",
+                "{}{chosen} of {}: {} blocks of {} tokens{}",
                 mib(info.kv_cache_bytes),
+                info.kv_cache_dtype.name(),
                 capacity.num_blocks,
                 capacity.block_size,
                 windows(capacity)

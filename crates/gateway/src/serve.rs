@@ -282,6 +282,7 @@ fn load(config: &Config) -> Result<gossamer_engine::EngineExecutor, ServeError> 
                 device_percent: config.engine.kv_cache_percent,
             },
         },
+        kv_cache_dtype: config.engine.kv_cache_dtype,
         window_groups: config.engine.window_groups,
         max_model_len: config.engine.max_model_len,
         kernels: config.engine.kernels.clone(),

@@ -8,9 +8,10 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use gossamer_kernels::{
-    Bf16Matrix, Bf16Slice, ColumnsMut, HEAD_DIM, Isa, KvCache, KvLayout, Mxfp4Matrix, PackedFormat,
-    PackedMatrix, PagedQueries, QUANT_BLOCK, QuantBlock, argmax, bf16_matmul, collect_at_least,
-    mxfp4_matmul, packed_len, packed_matmul, paged_attention, quantize, softmax_in_place, sum_exp,
+    Bf16Matrix, Bf16Slice, ColumnsMut, HEAD_DIM, Isa, KvCache, KvDtype, KvLayout, Mxfp4Matrix,
+    PackedFormat, PackedMatrix, PagedQueries, QUANT_BLOCK, QuantBlock, argmax, bf16_matmul,
+    collect_at_least, mxfp4_matmul, packed_len, packed_matmul, paged_attention, quantize,
+    softmax_in_place, sum_exp, write_kv,
 };
 
 fn main() {
@@ -41,7 +42,9 @@ fn main() {
         }
     }
     if run("attention") {
-        attention(isa);
+        for dtype in [KvDtype::Bf16, KvDtype::Int8] {
+            attention(isa, dtype);
+        }
     }
     if run("sampling") {
         sampling(isa);
@@ -200,21 +203,32 @@ fn packed(isa: Isa, format: PackedFormat, rows: usize, cols: usize, tokens: &[us
     }
 }
 
-fn attention(isa: Isa) {
+fn attention(isa: Isa, dtype: KvDtype) {
     let (num_heads, layout) = (
         64,
         KvLayout {
             num_kv_heads: 8,
             block_size: 16,
+            dtype,
         },
     );
-    for (context, num_queries) in [(128, 1), (2048, 1), (512, 16), (512, 64)] {
+    for (context, num_queries) in [
+        (128, 1),
+        (2048, 1),
+        (16_384, 1),
+        (512, 16),
+        (512, 64),
+        (8192, 64),
+    ] {
         let num_blocks = context / layout.block_size;
-        let keys: Vec<u16> = noise(num_blocks * layout.block_len())
-            .iter()
-            .map(bf16_bits)
-            .collect();
-        let values = keys.clone();
+        let mut keys = vec![0; num_blocks * layout.block_bytes()];
+        let mut values = keys.clone();
+        let token_len = layout.num_kv_heads * HEAD_DIM;
+        let token = noise(1009 + token_len);
+        for slot in 0..context {
+            let x = &token[slot % 1009..][..token_len];
+            write_kv(layout, &mut keys, &mut values, slot, x, x);
+        }
         let block_table: Vec<u32> = (0..num_blocks as u32).rev().collect();
         let q = noise(num_queries * num_heads * HEAD_DIM);
         let sinks = noise(num_heads);
@@ -243,9 +257,12 @@ fn attention(isa: Isa) {
             );
         });
         report(
-            &format!("attention 64/8 heads context={context} Q={num_queries}"),
+            &format!(
+                "attention {} context={context} Q={num_queries}",
+                dtype.name()
+            ),
             seconds,
-            4 * keys.len(),
+            2 * keys.len(),
             2 * num_queries * num_heads * HEAD_DIM * (context - num_queries / 2),
         );
     }

@@ -115,8 +115,8 @@ impl fmt::Display for Isa {
 /// # Safety
 /// That of `generic`, less the instruction set, which `Isa` vouches for.
 macro_rules! dispatch {
-    (fn $name:ident = $generic:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)?) => {
-        unsafe fn $name(isa: crate::Isa, $($arg: $type),*) $(-> $result)? {
+    ($visibility:vis fn $name:ident = $generic:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)?) => {
+        $visibility unsafe fn $name(isa: crate::Isa, $($arg: $type),*) $(-> $result)? {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
             unsafe fn avx2($($arg: $type),*) $(-> $result)? {

@@ -23,7 +23,9 @@ mod views;
 pub mod naive;
 
 pub use dispatch::Isa;
-pub use ops::attention::{HEAD_DIM, KvCache, KvLayout, PagedQueries, paged_attention, write_kv};
+pub use ops::attention::{
+    HEAD_DIM, KvCache, KvDtype, KvLayout, PagedQueries, paged_attention, write_kv,
+};
 pub use ops::bf16_matmul::bf16_matmul;
 pub use ops::elementwise::{add_assign, add_scaled, swiglu, widen_bf16};
 pub use ops::mxfp4_matmul::mxfp4_matmul;

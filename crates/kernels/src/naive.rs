@@ -188,6 +188,21 @@ pub fn router_topk(logits: &[f32], k: usize) -> Vec<(u32, f64)> {
         .collect()
 }
 
+/// One head's keys or values of a token, `[HEAD_DIM]`, as the cache gives them back.
+pub fn stored(dtype: crate::KvDtype, x: &[f32]) -> Vec<f32> {
+    let to_bf16 = |x| bf16(to_bf16(x)) as f32;
+    match dtype {
+        crate::KvDtype::Bf16 => x.iter().copied().map(to_bf16).collect(),
+        crate::KvDtype::Int8 => {
+            let largest = x.iter().fold(0.0, |largest: f32, x| largest.max(x.abs()));
+            let scale = to_bf16(largest / 127.0);
+            let divisor = if scale > 0.0 { scale } else { 1.0 };
+            let stored = |x: &f32| (x / divisor).round_ties_even() * scale;
+            x.iter().map(stored).collect()
+        }
+    }
+}
+
 /// One head's attention over contiguous keys and values, with a sink.
 ///
 /// `q` is `[HEAD_DIM]`; `keys` and `values` are the visible positions, `[num_positions, HEAD_DIM]`.

@@ -8,6 +8,9 @@
 /// Lanes of every [`Vector`].
 pub(crate) const LANES: usize = 8;
 
+/// What [`Vector::load_i8`] multiplies by: an eight-bit number becomes the top byte of 32.
+pub(crate) const I8_UNIT: f32 = 16_777_216.0;
+
 /// E2M1 numbers (the elements of MXFP4) as the high byte of their bf16 form, indexed by their four bits.
 /// Magnitudes 0, 0.5, 1, 1.5, 2, 3, 4, 6; bit 3 is the sign.
 pub(crate) const E2M1_HIGH: [u8; 16] = [
@@ -33,6 +36,8 @@ pub(crate) trait Vector: Copy {
     unsafe fn load_bf16(from: *const u8) -> Self;
     /// Sixteen bf16 numbers as the machine's own integers: the even ones, and the odd ones.
     unsafe fn load_bf16_pairs(from: *const u16) -> [Self; 2];
+    /// Sixteen i8 numbers times [`I8_UNIT`]: the first eight, and the others.
+    unsafe fn load_i8(from: *const u8) -> [Self; 2];
     /// The 32 E2M1 numbers of one MXFP4 block (16 bytes), in order, unscaled.
     unsafe fn load_e2m1(from: *const u8) -> [Self; 4];
 

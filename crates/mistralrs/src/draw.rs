@@ -65,6 +65,13 @@ impl Tap {
         shared.drawn.drain(..count).collect()
     }
 
+    /// All draws that are left, and how many there were in all.
+    pub fn rest(&self) -> (Vec<Drawn>, usize) {
+        let mut shared = self.lock();
+        shared.taken += shared.drawn.len();
+        (std::mem::take(&mut shared.drawn), shared.taken)
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Shared> {
         // Nothing in here is half done when a thread panics.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -79,6 +86,9 @@ pub(crate) struct Draw {
     pub ends: Arc<[u32]>,
     pub min_tokens: usize,
     pub ignore_eos: bool,
+    /// Most tokens. mistral.rs goes on once where the first token was the last (`engine/mod.rs`: after a prompt, whatever ended
+    /// in it runs again), so what comes behind them is an end.
+    pub max_len: usize,
     pub tap: Arc<Tap>,
     /// Whether anybody wants more.
     pub wanted: Box<dyn Fn() -> bool + Send + Sync>,
@@ -137,9 +147,16 @@ impl Draw {
             }
         }
         let scores = (self.params.logprobs).map(|_| log_softmax(logits));
-        let token = if !(self.wanted)() || self.tap.lock().closed {
-            // mistral.rs has no way to end a sequence from outside; the model's end does it, in this step.
-            self.ends.first().copied().unwrap_or_else(|| best(logits))
+        let over = output.len() >= self.max_len;
+        let token = if over || !(self.wanted)() || self.tap.lock().closed {
+            // mistral.rs has no way to end a sequence from outside; the model's end does it, in this step. Where a grammar does
+            // not allow it yet something that it allows: an error there is one for the whole step.
+            let allowed = |end: &&u32| {
+                logits
+                    .get(**end as usize)
+                    .is_some_and(|logit| *logit > f32::NEG_INFINITY)
+            };
+            (self.ends.iter().find(allowed)).map_or_else(|| best(logits), |end| *end)
         } else {
             penalize(logits, &self.params, context, output);
             if self.ignore_eos || output.len() < self.min_tokens {

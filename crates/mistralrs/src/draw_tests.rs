@@ -20,6 +20,7 @@ fn drawer(params: SamplingParams) -> Draw {
         ends: Arc::new([3]),
         min_tokens: 0,
         ignore_eos: false,
+        max_len: usize::MAX,
         tap: Arc::default(),
         wanted: Box::new(|| true),
         _held: Box::new(()),
@@ -111,6 +112,19 @@ fn ends_wait_for_their_time_and_come_when_nobody_listens() {
     let mut draw = drawer(SamplingParams::greedy());
     draw.ignore_eos = true;
     assert_eq!(run(&draw, &likely_end, 3), [0, 0, 0]);
+
+    let mut draw = drawer(SamplingParams::greedy());
+    draw.max_len = 2;
+    assert_eq!(run(&draw, &LOGITS, 4), [1, 1, 3, 3]);
+
+    let draw = drawer(SamplingParams::greedy());
+    draw.tap.close();
+    let masked = [0.0, 1.0, 2.0, f32::NEG_INFINITY];
+    assert_eq!(
+        run(&draw, &masked, 1),
+        [2],
+        "what a grammar forbids is not drawn"
+    );
 
     let draw = drawer(SamplingParams::greedy());
     draw.tap.close();

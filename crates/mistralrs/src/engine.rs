@@ -36,8 +36,6 @@ pub struct MistralEngine {
     backend: &'static str,
     max_sequence_len: usize,
     max_num_seqs: usize,
-    /// A request was answered, and none has failed since.
-    healthy: Arc<AtomicBool>,
     /// Taken when this is dropped.
     runtime: Option<Runtime>,
 }
@@ -90,6 +88,7 @@ impl MistralEngine {
                 ends,
                 tokens,
                 metrics: metrics.clone(),
+                healthy: AtomicBool::new(false),
             }),
             queue: Queue::new(
                 max_num_seqs.get(),
@@ -107,7 +106,6 @@ impl MistralEngine {
             },
             max_sequence_len: config.max_model_len.map_or(limit, |len| len.min(limit)),
             max_num_seqs: max_num_seqs.get(),
-            healthy: Arc::default(),
             runtime: Some(runtime),
         })
     }
@@ -164,7 +162,6 @@ impl MistralEngine {
         if drawn == 0 {
             return Err("it answered without a token".into());
         }
-        self.healthy.store(true, Ordering::SeqCst);
         Ok(())
     }
 
@@ -233,7 +230,6 @@ impl TextEngine for MistralEngine {
             model: Arc::clone(&self.model),
             queue: self.queue.clone(),
             limit: self.max_sequence_len,
-            healthy: Arc::clone(&self.healthy),
             runtime: runtime.handle().clone(),
         };
         accepted.accept(request, ticket).boxed()
@@ -244,7 +240,7 @@ impl TextEngine for MistralEngine {
     }
 
     fn is_ready(&self) -> bool {
-        self.healthy.load(Ordering::SeqCst) && !self.queue.is_closed()
+        self.model.healthy.load(Ordering::SeqCst) && !self.queue.is_closed()
     }
 }
 
@@ -253,7 +249,6 @@ struct Accept {
     model: Arc<Model>,
     queue: Queue,
     limit: usize,
-    healthy: Arc<AtomicBool>,
     runtime: tokio::runtime::Handle,
 }
 
@@ -282,22 +277,9 @@ impl Accept {
             None => (request.default_max_tokens).map_or(room, |most| most.min(room)),
         };
         let (sink, stream) = text_stream(request.n, prompt_len);
-        let Self {
-            model,
-            queue,
-            healthy,
-            ..
-        } = self;
+        let Self { model, queue, .. } = self;
         self.runtime.spawn(async move {
-            let work = run(
-                model,
-                request,
-                prompt_len,
-                max_len,
-                sink.clone(),
-                ticket,
-                healthy,
-            );
+            let work = run(model, request, prompt_len, max_len, sink.clone(), ticket);
             tokio::select! {
                 () = work => {}
                 () = queue.stopped() => sink.send(TextEvent::Failed(RequestError::ShuttingDown)),

@@ -28,7 +28,9 @@ struct Shared {
     open: AtomicUsize,
     all_ended: Notify,
     closed: AtomicBool,
-    stopped: Notify,
+    /// What is open ends too.
+    stopped: AtomicBool,
+    stop: Notify,
     metrics: SchedulerMetrics,
 }
 
@@ -62,7 +64,8 @@ impl Queue {
             open: AtomicUsize::new(0),
             all_ended: Notify::new(),
             closed: AtomicBool::new(false),
-            stopped: Notify::new(),
+            stopped: AtomicBool::new(false),
+            stop: Notify::new(),
             metrics,
         }))
     }
@@ -108,12 +111,18 @@ impl Queue {
     /// Accepts nothing more, and ends what is there.
     pub fn stop(&self) {
         self.close();
-        self.0.stopped.notify_waiters();
+        self.0.stopped.store(true, SeqCst);
+        self.0.stop.notify_waiters();
     }
 
-    /// Resolves at the next [`Queue::stop`].
+    /// Resolves when [`Queue::stop`] was called.
     pub async fn stopped(&self) {
-        self.0.stopped.notified().await;
+        // Registered before the flag is read, so that no wake-up falls between.
+        let mut stop = std::pin::pin!(self.0.stop.notified());
+        stop.as_mut().enable();
+        if !self.0.stopped.load(SeqCst) {
+            stop.await;
+        }
     }
 
     /// Resolves when no request is open. Call [`Queue::close`] first, or it may not stay so.
@@ -268,6 +277,8 @@ mod tests {
             assert!(tokio::time::timeout(soon, queue.drained()).await.is_err());
             drop(ticket);
             queue.drained().await;
+            queue.stop();
+            queue.stopped().await;
         });
     }
 }

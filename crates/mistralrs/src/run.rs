@@ -33,9 +33,34 @@ pub(crate) struct Model {
     pub ends: Arc<[u32]>,
     pub tokens: Option<TokEnv>,
     pub metrics: SchedulerMetrics,
+    /// A request was answered, and none has failed by the engine's fault since.
+    pub healthy: AtomicBool,
 }
 
-/// Works on an accepted request until its end. `healthy` becomes what its end says of the engine.
+/// Why a request failed.
+struct Failure {
+    error: RequestError,
+    /// Another request would probably fail too.
+    of_engine: bool,
+}
+
+/// The engine is at fault.
+fn broken(detail: String) -> Failure {
+    Failure {
+        error: RequestError::Engine(detail),
+        of_engine: true,
+    }
+}
+
+/// The request is at fault, or time.
+fn refused(error: RequestError) -> Failure {
+    Failure {
+        error,
+        of_engine: false,
+    }
+}
+
+/// Works on an accepted request until its end.
 pub(crate) async fn run(
     model: Arc<Model>,
     request: TextRequest,
@@ -43,14 +68,13 @@ pub(crate) async fn run(
     max_len: usize,
     sink: TextSink,
     mut ticket: Ticket,
-    healthy: Arc<AtomicBool>,
 ) {
     let request = Arc::new(request);
     // Dropping it aborts what it holds.
     let mut choices = JoinSet::new();
     let result = async {
         for choice in 0..request.n {
-            let place = ticket.place(prompt_len).await?;
+            let place = ticket.place(prompt_len).await.map_err(refused)?;
             choices.spawn(run_choice(
                 Arc::clone(&model),
                 Arc::clone(&request),
@@ -61,7 +85,7 @@ pub(crate) async fn run(
             ));
         }
         while let Some(ended) = choices.join_next().await {
-            ended.map_err(|error| RequestError::Engine(error.to_string()))??;
+            ended.map_err(|error| broken(error.to_string()))??;
         }
         Ok(())
     };
@@ -71,12 +95,12 @@ pub(crate) async fn run(
     };
     match ended {
         Some(Ok(())) => {
-            healthy.store(true, Ordering::SeqCst);
+            model.healthy.store(true, Ordering::SeqCst);
             sink.send(TextEvent::Finished);
         }
-        Some(Err(error)) => {
-            if let RequestError::Engine(_) = error {
-                healthy.store(false, Ordering::SeqCst);
+        Some(Err(Failure { error, of_engine })) => {
+            if of_engine {
+                model.healthy.store(false, Ordering::SeqCst);
                 model.metrics.step_failed();
             }
             sink.send(TextEvent::Failed(error));
@@ -101,8 +125,7 @@ async fn run_choice(
     max_len: usize,
     sink: TextSink,
     place: Place,
-) -> Result<(), RequestError> {
-    let failed = |detail: String| RequestError::Engine(detail);
+) -> Result<(), Failure> {
     let tap = Arc::new(Tap::default());
     let _closing = Closing(Arc::clone(&tap));
     let listener = sink.clone();
@@ -112,6 +135,7 @@ async fn run_choice(
         ends: Arc::clone(&model.ends),
         min_tokens: request.min_tokens,
         ignore_eos: request.ignore_eos,
+        max_len,
         tap: Arc::clone(&tap),
         wanted: Box::new(move || listener.wants(choice)),
         _held: Box::new(place),
@@ -120,20 +144,26 @@ async fn run_choice(
     // With room for everything that can come: mistral.rs waits, and all its sequences with it, where there is none.
     let (sender, mut chunks) = mpsc::channel(max_len + SPARE_CHUNKS);
     let wish = normal(&request, max_len, sender, Arc::new(draw));
-    let mistral = (model.mistral.get_sender(None)).map_err(|error| failed(error.to_string()))?;
-    (mistral.send(wish).await).map_err(|_| failed("mistral.rs has stopped".into()))?;
+    let mistral = (model.mistral.get_sender(None)).map_err(|error| broken(error.to_string()))?;
+    (mistral.send(wish).await).map_err(|_| broken("mistral.rs has stopped".into()))?;
+    let mut counted = 0;
     while let Some(response) = chunks.recv().await {
         let chunk = match response {
             Response::Chunk(chunk) => chunk,
-            Response::InternalError(error) | Response::ValidationError(error) => {
-                return Err(failed(error.to_string()));
+            Response::InternalError(error) => return Err(broken(error.to_string())),
+            Response::ValidationError(error) => {
+                return Err(refused(RequestError::Engine(error.to_string())));
             }
-            Response::ModelError(message, _) => return Err(failed(message)),
-            _ => return Err(failed("an answer that is no chunk of text".into())),
+            Response::ModelError(message, _) => return Err(broken(message)),
+            _ => return Err(broken("an answer that is no chunk of text".into())),
         };
         for part in chunk.choices {
             let finish = part.finish_reason.clone();
             let drawn = tap.take(part.logprobs.as_ref().map_or(0.0, |own| own.logprob));
+            counted += drawn.len();
+            if counted > max_len {
+                return last_words(&model, &request, choice, max_len, drawn, counted, &sink);
+            }
             model.metrics.generated(drawn.len());
             sink.send(delta(&model, &request, choice, part, drawn));
             match finish.as_deref() {
@@ -151,7 +181,44 @@ async fn run_choice(
             }
         }
     }
-    Err(failed("mistral.rs ended an answer without a word".into()))
+    let (drawn, total) = tap.rest();
+    last_words(&model, &request, choice, max_len, drawn, total, &sink)
+}
+
+/// mistral.rs sends no chunk, and so no reason, where a text ends within a character (`sequence.rs`, `peek_delta`); and where
+/// such a text has one token, it draws a second one. What was drawn, `total` tokens in all, says which end it was, and what of
+/// the text is missing.
+fn last_words(
+    model: &Model,
+    request: &TextRequest,
+    choice: u32,
+    max_len: usize,
+    mut drawn: Vec<Drawn>,
+    total: usize,
+    sink: &TextSink,
+) -> Result<(), Failure> {
+    let over = total.saturating_sub(max_len);
+    drawn.truncate(drawn.len().saturating_sub(over));
+    let end = match drawn.last() {
+        Some(last) if model.ends.contains(&last.token) => TextEnd::Own,
+        Some(_) if total >= max_len => TextEnd::Length,
+        _ => return Err(broken("mistral.rs ended an answer without a word".into())),
+    };
+    let bytes: Vec<u8> = (drawn.iter())
+        .filter(|drawn| !model.ends.contains(&drawn.token))
+        .flat_map(|drawn| spell(model, drawn.token).1)
+        .collect();
+    model.metrics.generated(drawn.len());
+    sink.send(TextEvent::Delta {
+        choice,
+        tokens: drawn.len(),
+        reasoning: String::new(),
+        content: String::from_utf8_lossy(&bytes).into_owned(),
+        calls: Vec::new(),
+        logprobs: logprobs(model, request, drawn),
+    });
+    sink.send(TextEvent::ChoiceFinished { choice, end });
+    Ok(())
 }
 
 fn normal(
@@ -201,20 +268,24 @@ fn delta(
     // With a parser of reasoning, mistral.rs sends the text of a call as content too.
     let content = (part.delta.content).filter(|_| calls.is_empty());
     let tokens = drawn.len();
-    let logprobs = match request.sampling.logprobs {
-        None => Vec::new(),
-        Some(_) => (drawn.into_iter())
-            .filter(|drawn| !model.ends.contains(&drawn.token))
-            .map(|drawn| describe(model, drawn))
-            .collect(),
-    };
     TextEvent::Delta {
         choice,
         tokens,
         reasoning: part.delta.reasoning_content.unwrap_or_default(),
         content: content.unwrap_or_default(),
         calls,
-        logprobs,
+        logprobs: logprobs(model, request, drawn),
+    }
+}
+
+/// What there is to say about tokens, but for ends, which are no text.
+fn logprobs(model: &Model, request: &TextRequest, drawn: Vec<Drawn>) -> Vec<TokenLogprob> {
+    match request.sampling.logprobs {
+        None => Vec::new(),
+        Some(_) => (drawn.into_iter())
+            .filter(|drawn| !model.ends.contains(&drawn.token))
+            .map(|drawn| describe(model, drawn))
+            .collect(),
     }
 }
 

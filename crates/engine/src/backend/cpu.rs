@@ -24,7 +24,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use crate::backend::{AttentionParams, Backend, BackendInfo, Budget, ExpertWeights, yarn_params};
-use crate::config::WeightFormat;
+use crate::config::{KvDtype, WeightFormat};
 use crate::error::{LoadError, StepError};
 use crate::kv_cache::KvShape;
 use crate::model::ModelConfig;
@@ -325,6 +325,10 @@ impl Backend for Cpu {
             WeightFormat::Bf16 => Ok(CpuExperts::InPlace(experts)),
             WeightFormat::Int8 => CpuExperts::packed(&mut self.packer(), &experts),
         }
+    }
+
+    fn kv_cache_dtypes(&self) -> &'static [KvDtype] {
+        &[KvDtype::Bf16, KvDtype::Int8]
     }
 
     fn kv_cache_budget(&self, _percent: u8) -> Result<Option<Budget>, LoadError> {

@@ -14,6 +14,7 @@ mod open;
 use gossamer_kernels::YarnParams;
 use gossamer_scheduler::{PromptLogprobs, SampleSpec, SampledToken};
 
+use crate::config::KvDtype;
 use crate::error::{LoadError, StepError};
 use crate::kv_cache::KvShape;
 use crate::model::ModelConfig;
@@ -159,6 +160,8 @@ pub trait Backend: Send + 'static {
     /// # Errors
     /// As [`Backend::load_embedding`].
     fn load_experts(&mut self, experts: ExpertWeights) -> Result<Self::Experts, LoadError>;
+    /// What it can keep keys and values as.
+    fn kv_cache_dtypes(&self) -> &'static [KvDtype];
     /// What a KV cache may take of the device's memory, `percent` of it at most, with all weights loaded; `None` where the
     /// memory is not the device's own.
     ///

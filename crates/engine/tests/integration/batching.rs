@@ -1,6 +1,6 @@
 //! The same sequence gives bit-identical logits however it is batched, chunked, paged or shared.
 
-use gossamer_engine::{EngineExecutor, WeightFormat};
+use gossamer_engine::{EngineExecutor, KvDtype, WeightFormat};
 use gossamer_scheduler::{BlockCopy, BlockId, ExecuteError, Executor, PromptScores};
 use gossamer_testkit::random_model::RandomModel;
 
@@ -8,7 +8,11 @@ use crate::driver::{BLOCK_SIZE, Row, generate, plan, prompt, step};
 use crate::folder::Folder;
 
 const STEPS: usize = 6;
-const FORMATS: [WeightFormat; 2] = [WeightFormat::Int8, WeightFormat::Bf16];
+const FORMATS: [(WeightFormat, KvDtype); 3] = [
+    (WeightFormat::Int8, KvDtype::Bf16),
+    (WeightFormat::Bf16, KvDtype::Bf16),
+    (WeightFormat::Int8, KvDtype::Int8),
+];
 
 fn model() -> RandomModel {
     RandomModel::small(21)
@@ -31,8 +35,8 @@ fn alone(engine: &mut EngineExecutor, row: &Row) -> Vec<Vec<f32>> {
 #[test]
 fn a_crowd_gives_each_sequence_what_it_gets_alone() {
     let folder = Folder::of(&model(), u64::MAX);
-    for weights in FORMATS {
-        let mut engine = folder.load_as(weights, 2, 80);
+    for formats in FORMATS {
+        let mut engine = folder.load_as(formats, 2, 80);
         let mut rows = crowd(model().vocab_size);
         let expected: Vec<_> = rows.iter().map(|row| alone(&mut engine, row)).collect();
         for round in 0..STEPS {
@@ -58,8 +62,8 @@ fn a_crowd_gives_each_sequence_what_it_gets_alone() {
 #[test]
 fn chunks_mixed_with_decodes_give_what_one_prefill_gives() {
     let folder = Folder::of(&model(), u64::MAX);
-    for weights in FORMATS {
-        let mut engine = folder.load_as(weights, 3, 80);
+    for formats in FORMATS {
+        let mut engine = folder.load_as(formats, 3, 80);
         let mut rows = crowd(model().vocab_size);
         let expected: Vec<_> = rows.iter().map(|row| alone(&mut engine, row)).collect();
         let mut done = vec![0; rows.len()];
@@ -96,9 +100,9 @@ fn chunks_mixed_with_decodes_give_what_one_prefill_gives() {
 fn the_number_of_threads_does_not_matter() {
     let folder = Folder::of(&model(), u64::MAX);
     let rows = crowd(model().vocab_size);
-    for weights in FORMATS {
+    for formats in FORMATS {
         let mut results = [1, 2, 5].map(|threads| {
-            let mut engine = folder.load_as(weights, threads, 80);
+            let mut engine = folder.load_as(formats, threads, 80);
             rows.iter()
                 .map(|row| alone(&mut engine, row))
                 .collect::<Vec<_>>()
@@ -111,8 +115,8 @@ fn the_number_of_threads_does_not_matter() {
 #[test]
 fn blocks_of_another_sequence_serve_as_prefix() {
     let folder = Folder::of(&model(), u64::MAX);
-    for weights in FORMATS {
-        let mut engine = folder.load_as(weights, 2, 40);
+    for formats in FORMATS {
+        let mut engine = folder.load_as(formats, 2, 40);
         let vocab = model().vocab_size;
         let shared = prompt(1, 3 * BLOCK_SIZE, vocab);
         let tail = |seed| [shared.clone(), prompt(seed, 9, vocab)].concat();
@@ -130,34 +134,36 @@ fn blocks_of_another_sequence_serve_as_prefix() {
 #[test]
 fn a_copied_block_continues_like_its_source() {
     let folder = Folder::of(&model(), u64::MAX);
-    let mut engine = folder.load(2, 40);
-    let tokens = prompt(4, 21, model().vocab_size);
-    let mut source = Row::new(&tokens, [0, 1, 2, 3]);
-    generate(&mut engine, &mut source, 1);
-    source.tokens.truncate(tokens.len());
+    for formats in FORMATS {
+        let mut engine = folder.load_as(formats, 2, 40);
+        let tokens = prompt(4, 21, model().vocab_size);
+        let mut source = Row::new(&tokens, [0, 1, 2, 3]);
+        generate(&mut engine, &mut source, 1);
+        source.tokens.truncate(tokens.len());
 
-    // Both continue with different tokens; the copy gets its own second block first.
-    let mut copy = Row {
-        blocks: [0, 9, 10, 11].map(BlockId).to_vec(),
-        ..source.clone()
-    };
-    source.tokens.push(7);
-    copy.tokens.push(8);
-    let expect = |engine: &mut EngineExecutor, row: &Row| {
-        let fresh = Row {
-            computed: 0,
-            blocks: (20..30).map(BlockId).collect(),
-            ..row.clone()
+        // Both continue with different tokens; the copy gets its own second block first.
+        let mut copy = Row {
+            blocks: [0, 9, 10, 11].map(BlockId).to_vec(),
+            ..source.clone()
         };
-        generate(engine, &mut fresh.clone(), 1).remove(0)
-    };
-    let expected = [expect(&mut engine, &source), expect(&mut engine, &copy)].concat();
-    let mut plan = plan(&[(&source, 1), (&copy, 1)]);
-    plan.copies.push(BlockCopy {
-        src: BlockId(1),
-        dst: BlockId(9),
-    });
-    assert_eq!(engine.logits(&plan).unwrap(), expected);
+        source.tokens.push(7);
+        copy.tokens.push(8);
+        let expect = |engine: &mut EngineExecutor, row: &Row| {
+            let fresh = Row {
+                computed: 0,
+                blocks: (20..30).map(BlockId).collect(),
+                ..row.clone()
+            };
+            generate(engine, &mut fresh.clone(), 1).remove(0)
+        };
+        let expected = [expect(&mut engine, &source), expect(&mut engine, &copy)].concat();
+        let mut plan = plan(&[(&source, 1), (&copy, 1)]);
+        plan.copies.push(BlockCopy {
+            src: BlockId(1),
+            dst: BlockId(9),
+        });
+        assert_eq!(engine.logits(&plan).unwrap(), expected);
+    }
 }
 
 #[test]

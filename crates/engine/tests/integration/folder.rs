@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use gossamer_engine::{
-    DeviceChoice, Engine, EngineConfig, EngineExecutor, KvCacheSize, ModelSource, WeightFormat,
+    DeviceChoice, Engine, EngineConfig, EngineExecutor, KvCacheSize, KvDtype, ModelSource,
+    WeightFormat,
 };
 use gossamer_testkit::random_model::RandomModel;
 
@@ -35,17 +36,18 @@ impl Folder {
 
     /// With weights as published.
     pub fn load(&self, threads: usize, num_blocks: usize) -> EngineExecutor {
-        self.load_as(WeightFormat::Bf16, threads, num_blocks)
+        self.load_as((WeightFormat::Bf16, KvDtype::Bf16), threads, num_blocks)
     }
 
     pub fn load_as(
         &self,
-        weights: WeightFormat,
+        (weights, kv_cache_dtype): (WeightFormat, KvDtype),
         threads: usize,
         num_blocks: usize,
     ) -> EngineExecutor {
         let config = EngineConfig {
             weights,
+            kv_cache_dtype,
             ..config(threads, num_blocks)
         };
         Engine::load(&ModelSource::Folder(self.0.clone()), &config).unwrap()
@@ -65,6 +67,7 @@ pub fn config(threads: usize, num_blocks: usize) -> EngineConfig {
         threads,
         block_size: 16,
         kv_cache: KvCacheSize::Blocks(num_blocks),
+        kv_cache_dtype: KvDtype::Bf16,
         window_groups: false,
         max_model_len: None,
         weights: WeightFormat::Bf16,

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use gossamer_engine::{Engine, EngineConfig, KvCacheSize, LoadError, ModelSource, WeightFormat};
+use gossamer_engine::{
+    Engine, EngineConfig, KvCacheSize, KvDtype, LoadError, ModelSource, WeightFormat,
+};
 use gossamer_scheduler::{Executor, KvGroup};
 use gossamer_testkit::random_model::RandomModel;
 
@@ -67,6 +69,23 @@ fn info_and_capacity_describe_what_was_loaded() {
     assert_eq!(capacity.num_blocks, 1_000_000 / 16_384);
     let windows = [None, Some(12)].map(|window| KvGroup { window });
     assert_eq!(capacity.groups, windows);
+    assert_eq!(engine.info().kv_cache_dtype, KvDtype::Bf16);
+
+    // One byte for each element, and two for each head's scale.
+    let settings = EngineConfig {
+        kv_cache_dtype: KvDtype::Int8,
+        ..settings
+    };
+    let engine = Engine::load(&ModelSource::Folder(folder.path().to_owned()), &settings).unwrap();
+    let block_bytes = 2 * 2 * 16 * 2 * (64 + 2);
+    assert_eq!(engine.capacity().block_bytes, block_bytes);
+    assert_eq!(engine.capacity().num_blocks, 1_000_000 / block_bytes);
+    let info = engine.info();
+    assert_eq!(info.kv_cache_dtype, KvDtype::Int8);
+    assert_eq!(
+        info.kv_cache_bytes as usize,
+        1_000_000 / block_bytes * block_bytes
+    );
 }
 
 #[test]

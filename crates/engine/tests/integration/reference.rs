@@ -4,13 +4,13 @@
 //! files are read with the `safetensors` crate and every formula is written out.
 //! Sources: openai/gpt-oss `gpt_oss/torch/model.py` and `weights.py`; OCP Microscaling Formats specification 1.0 (MXFP4);
 //! YaRN: arXiv 2309.00071, section 3.
-//! Keys and values can be rounded to bf16, the storage format of the engine's cache, so that the rest can be compared
-//! closely.
+//! Keys and values can be rounded as the engine's cache does, so that the rest can be compared closely.
 
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
 
+use gossamer_engine::KvDtype;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -21,8 +21,8 @@ pub struct Reference {
     config: Value,
     /// Raw bytes by tensor name.
     tensors: HashMap<String, Vec<u8>>,
-    /// Whether keys and values are rounded to bf16.
-    pub rounds_kv: bool,
+    /// What keys and values are rounded to, if they are.
+    pub kv: Option<KvDtype>,
     /// Smallest margin by which any router preferred its last chosen expert to the next. Where it is tiny, rounding
     /// decides which expert runs, and two correct implementations differ.
     pub closest_choice: Cell<f64>,
@@ -52,7 +52,7 @@ impl Reference {
         Self {
             config: serde_json::from_str(config).unwrap(),
             tensors,
-            rounds_kv: true,
+            kv: Some(KvDtype::Bf16),
             closest_choice: Cell::new(f64::INFINITY),
         }
     }
@@ -107,9 +107,11 @@ impl Reference {
         let q = self.rotate(self.linear(x, &name("q_proj")));
         let mut k = self.rotate(self.linear(x, &name("k_proj")));
         let mut v = self.linear(x, &name("v_proj"));
-        if self.rounds_kv {
-            (k, v) = (round_bf16(k), round_bf16(v));
-        }
+        (k, v) = match self.kv {
+            None => (k, v),
+            Some(KvDtype::Bf16) => (round_bf16(k), round_bf16(v)),
+            Some(KvDtype::Int8) => (round_int8(k), round_int8(v)),
+        };
         let sinks = self.bf16(&name("sinks"));
         let head_of =
             |row: &[f64], head: usize| row[head * HEAD_DIM..(head + 1) * HEAD_DIM].to_vec();
@@ -298,6 +300,23 @@ fn round_bf16(mut rows: Rows) -> Rows {
         *x = f64::from(f32::from_bits(
             (bits & !0xFFFF) + if up { 0x1_0000 } else { 0 },
         ));
+    }
+    rows
+}
+
+/// Eight bits and a bf16 scale for each head of each token.
+fn round_int8(mut rows: Rows) -> Rows {
+    for head in rows
+        .iter_mut()
+        .flat_map(|row| row.chunks_exact_mut(HEAD_DIM))
+    {
+        let largest = head
+            .iter()
+            .fold(0.0, |largest: f64, x| largest.max(x.abs()));
+        let scale = round_bf16(vec![vec![largest / 127.0]])[0][0];
+        for x in head.iter_mut() {
+            *x = (*x / scale).round_ties_even() * scale;
+        }
     }
     rows
 }

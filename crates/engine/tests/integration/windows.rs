@@ -1,8 +1,8 @@
 //! The engine under the real scheduler: greedy texts are the same whether layers with a window have a group of their own
 //! or not, whether prefixes are reused or not, whether tokens are drafted or not, and whether sequences are preempted or
-//! not.
+//! not; with keys and values in bf16 and in eight bits.
 
-use gossamer_engine::{Engine, EngineConfig, ModelSource, WeightFormat};
+use gossamer_engine::{Engine, EngineConfig, KvDtype, ModelSource, WeightFormat};
 use gossamer_scheduler::{NewRequest, Speculation};
 use gossamer_testkit::random_model::RandomModel;
 
@@ -43,11 +43,25 @@ fn waves(vocab: usize, window: usize) -> Waves {
 
 fn check(source: &ModelSource, vocab: usize, window: usize, max_tokens: usize, few: [usize; 2]) {
     let waves = requests(&waves(vocab, window), max_tokens);
+    for dtype in [KvDtype::Bf16, KvDtype::Int8] {
+        check_dtype(dtype, source, &waves, window, max_tokens, few);
+    }
+}
+
+fn check_dtype(
+    kv_cache_dtype: KvDtype,
+    source: &ModelSource,
+    waves: &[Vec<NewRequest>],
+    window: usize,
+    max_tokens: usize,
+    few: [usize; 2],
+) {
     let mut expected = None;
     for window_groups in [false, true] {
         for (num_blocks, is_scarce) in [(2000, false), (few[usize::from(window_groups)], true)] {
             let settings = EngineConfig {
                 window_groups,
+                kv_cache_dtype,
                 weights: WeightFormat::Int8,
                 ..config(2, num_blocks)
             };
@@ -58,11 +72,12 @@ fn check(source: &ModelSource, vocab: usize, window: usize, max_tokens: usize, f
                 (true, Speculation::Off),
                 (true, Speculation::Auto),
             ] {
-                let outcome = run(&mut engine, &waves, reuse, speculation);
+                let outcome = run(&mut engine, waves, reuse, speculation);
                 let expected = expected.get_or_insert_with(|| outcome.texts());
                 let case = format!(
-                    "groups {window_groups}, reuse {reuse}, speculation {speculation:?}, {num_blocks} blocks: {} preemptions, \
-                     {} tokens reused, {} at a time, {} slices with blocks behind a window, {:?}",
+                    "{}, groups {window_groups}, reuse {reuse}, speculation {speculation:?}, {num_blocks} blocks: \
+                     {} preemptions, {} tokens reused, {} at a time, {} slices with blocks behind a window, {:?}",
+                    kv_cache_dtype.name(),
                     outcome.preemptions,
                     outcome.cached_len,
                     outcome.most_running,

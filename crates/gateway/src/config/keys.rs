@@ -112,6 +112,8 @@ pub const KEYS: &[Key] = &[
         help: "Memory for the KV cache. auto, on the CPU: a quarter of the memory that is free beside the weights, at most 4GiB and at most what the weights take (but 256MiB of that are always allowed), touched only as it is used. auto, on a GPU: kv_cache_percent of its memory." },
     Key { section: "engine", name: "kv_cache_percent", flag: "kv-cache-percent", kind: int(1, 100), default: "80",
         help: "With kv_cache_bytes = \"auto\" on a GPU: how much of its memory that is free beside the weights the KV cache takes, in percent; the rest is for activations. At most 4GiB on metal, where larger pools have been reported to stall; kv_cache_bytes goes beyond that." },
+    Key { section: "engine", name: "kv_cache_dtype", flag: "kv-cache-dtype", kind: Kind::Choice(&["bf16", "int8"]), default: "bf16",
+        help: "What keys and values are in the KV cache. int8: eight bits, with a scale for each head of each token: half the memory; on the CPU only. bf16 is closer to the model as published." },
     Key { section: "engine", name: "window_groups", flag: "window-groups", kind: Kind::Bool, default: "true",
         help: "Layers with a sliding window give back the KV blocks behind it, which is half of the cache of a long sequence. false: every layer keeps every block, to compare." },
     Key { section: "engine", name: "max_model_len", flag: "max-model-len", kind: int_or(1, 1 << 24, AUTO), default: "auto",

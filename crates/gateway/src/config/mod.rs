@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use gossamer_api::auth::{AuthConfig, Clock, JwtAlgorithm, JwtConfig, Limits, Scopes};
 use gossamer_api::{KeptBounds, StoreConfig};
-use gossamer_engine::{DeviceChoice, WeightFormat};
+use gossamer_engine::{DeviceChoice, KvDtype, WeightFormat};
 use gossamer_scheduler::Speculation;
 
 use crate::hub::HubModel;
@@ -150,6 +150,7 @@ pub struct Engine {
     pub block_size: usize,
     pub kv_cache_bytes: Option<u64>,
     pub kv_cache_percent: u8,
+    pub kv_cache_dtype: KvDtype,
     pub window_groups: bool,
     pub max_model_len: Option<usize>,
 }
@@ -257,6 +258,10 @@ impl Config {
                 kv_cache_bytes: get.optional("engine.kv_cache_bytes").map(|n| n as u64),
                 // The table bounds it by 100.
                 kv_cache_percent: get.number("engine.kv_cache_percent") as u8,
+                kv_cache_dtype: match get.text("engine.kv_cache_dtype").as_str() {
+                    "int8" => KvDtype::Int8,
+                    _ => KvDtype::Bf16,
+                },
                 window_groups: get.truth("engine.window_groups"),
                 max_model_len: get.optional("engine.max_model_len"),
             },

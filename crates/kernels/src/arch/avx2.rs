@@ -54,6 +54,26 @@ impl Vector for Avx2 {
         }
     }
 
+    /// One shuffle per vector puts each byte on top of zeros; extending the sign would take two instructions, or more.
+    #[inline(always)]
+    unsafe fn load_i8(from: *const u8) -> [Self; 2] {
+        unsafe {
+            let bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(from.cast()));
+            let first = _mm256_setr_epi8(
+                -1, -1, -1, 0, -1, -1, -1, 1, -1, -1, -1, 2, -1, -1, -1, 3, // lower half
+                -1, -1, -1, 4, -1, -1, -1, 5, -1, -1, -1, 6, -1, -1, -1, 7, // upper half
+            );
+            let last = _mm256_setr_epi8(
+                -1, -1, -1, 8, -1, -1, -1, 9, -1, -1, -1, 10, -1, -1, -1, 11, // lower half
+                -1, -1, -1, 12, -1, -1, -1, 13, -1, -1, -1, 14, -1, -1, -1, 15, // upper half
+            );
+            [
+                Avx2(_mm256_cvtepi32_ps(_mm256_shuffle_epi8(bytes, first))),
+                Avx2(_mm256_cvtepi32_ps(_mm256_shuffle_epi8(bytes, last))),
+            ]
+        }
+    }
+
     /// Looks up the two bytes of each element's bf16 form, then interleaves them with zeros below.
     ///
     /// Interleaving works within register halves, so `SPREAD` first deals the bytes out such that element

@@ -61,6 +61,21 @@ impl Vector for Neon {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const u8) -> [Self; 2] {
+        unsafe {
+            // Twice interleaved with zeros below, each byte is on top of 32 bits.
+            let (bytes, zero) = (vld1q_u8(from), vdupq_n_u8(0));
+            [vzip1q_u8(zero, bytes), vzip2q_u8(zero, bytes)].map(|pairs| {
+                let (pairs, zero) = (vreinterpretq_s16_u8(pairs), vdupq_n_s16(0));
+                Neon(
+                    vcvtq_f32_s32(vreinterpretq_s32_s16(vzip1q_s16(zero, pairs))),
+                    vcvtq_f32_s32(vreinterpretq_s32_s16(vzip2q_s16(zero, pairs))),
+                )
+            })
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_e2m1(from: *const u8) -> [Self; 4] {
         unsafe {
             let packed = vld1q_u8(from);

@@ -52,6 +52,13 @@ impl Vector for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const u8) -> [Self; 2] {
+        // SAFETY: the caller vouches for sixteen readable bytes.
+        let halves = unsafe { from.cast::<[[u8; LANES]; 2]>().read_unaligned() };
+        halves.map(|half| Scalar(half.map(|byte| (u32::from(byte) << 24) as i32 as f32)))
+    }
+
+    #[inline(always)]
     unsafe fn load_e2m1(from: *const u8) -> [Self; 4] {
         // SAFETY: the caller vouches for sixteen readable bytes.
         let bytes = unsafe { from.cast::<[u8; 16]>().read_unaligned() };

@@ -1,4 +1,5 @@
-//! Paged attention: against contiguous attention in f64, and the same bits however it is paged and split.
+//! Paged attention: against contiguous attention in f64 over the same rounded keys and values, and the same bits however
+//! it is paged and split.
 
 use gossamer_kernels::*;
 use proptest::prelude::*;
@@ -8,6 +9,7 @@ use crate::support::*;
 /// One sequence's attention problem, free of any paging.
 #[derive(Debug, Clone)]
 struct Problem {
+    dtype: KvDtype,
     num_kv_heads: usize,
     group: usize,
     context: usize,
@@ -23,6 +25,7 @@ struct Problem {
 
 impl Problem {
     fn new(
+        dtype: KvDtype,
         seed: u64,
         num_kv_heads: usize,
         group: usize,
@@ -33,16 +36,27 @@ impl Problem {
         let mut random = Random::new(seed);
         let num_heads = num_kv_heads * group;
         Problem {
+            dtype,
             num_kv_heads,
             group,
             context,
             num_queries: num_queries.min(context),
             window,
             q: random.numbers(num_queries.min(context) * num_heads * HEAD_DIM),
-            keys: random.numbers(context * num_kv_heads * HEAD_DIM),
-            values: random.numbers(context * num_kv_heads * HEAD_DIM),
+            keys: Self::cached(&mut random, context * num_kv_heads),
+            values: Self::cached(&mut random, context * num_kv_heads),
             sinks: random.numbers(num_heads),
         }
+    }
+
+    /// Some heads of some tokens are a thousand times smaller than others: each has its own scale.
+    fn cached(random: &mut Random, heads: usize) -> Vec<f32> {
+        let mut x = random.numbers(heads * HEAD_DIM);
+        for head in x.chunks_exact_mut(HEAD_DIM) {
+            let scale = [1.0, 1.0, 0.3, 1e-3][random.next() as usize % 4];
+            head.iter_mut().for_each(|x| *x *= scale);
+        }
+        x
     }
 
     fn num_heads(&self) -> usize {
@@ -55,6 +69,7 @@ impl Problem {
         let layout = KvLayout {
             num_kv_heads: self.num_kv_heads,
             block_size,
+            dtype: self.dtype,
         };
         let num_used = self.context.div_ceil(block_size);
         let num_blocks = num_used + 3;
@@ -63,8 +78,8 @@ impl Problem {
         for _ in 0..num_used {
             block_table.push(free.swap_remove(random.next() as usize % free.len()));
         }
-        // Unwritten slots are NaN: reading one would show.
-        let mut keys = vec![0x7fc0u16; num_blocks * layout.block_len()];
+        // Unwritten slots are NaN, or have scales that are: reading one would show.
+        let mut keys = [0xc0, 0x7f].repeat(num_blocks * layout.block_bytes() / 2);
         let mut values = keys.clone();
         let token_len = self.num_kv_heads * HEAD_DIM;
         let first_position = self.context - self.num_queries;
@@ -132,10 +147,9 @@ impl Problem {
                 let contiguous = |cache: &[f32]| -> Vec<f32> {
                     (start..=position)
                         .flat_map(|p| {
-                            cache[p * token_len + head / self.group * HEAD_DIM..][..HEAD_DIM]
-                                .to_vec()
+                            let at = p * token_len + head / self.group * HEAD_DIM;
+                            naive::stored(self.dtype, &cache[at..][..HEAD_DIM])
                         })
-                        .map(|x| naive::bf16(naive::to_bf16(x)) as f32)
                         .collect()
                 };
                 let q = &self.q[(query * self.num_heads() + head) * HEAD_DIM..][..HEAD_DIM];
@@ -155,6 +169,7 @@ impl Problem {
 fn problems() -> impl Strategy<Value = Problem> {
     let window = prop_oneof![Just(None), (1usize..300).prop_map(Some)];
     (
+        prop_oneof![Just(KvDtype::Bf16), Just(KvDtype::Int8)],
         any::<u64>(),
         1usize..3,
         1usize..8,
@@ -163,14 +178,22 @@ fn problems() -> impl Strategy<Value = Problem> {
         window,
     )
         .prop_map(
-            |(seed, num_kv_heads, group, context, num_queries, window)| {
-                Problem::new(seed, num_kv_heads, group, context, num_queries, window)
+            |(dtype, seed, num_kv_heads, group, context, num_queries, window)| {
+                Problem::new(
+                    dtype,
+                    seed,
+                    num_kv_heads,
+                    group,
+                    context,
+                    num_queries,
+                    window,
+                )
             },
         )
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(cases(64)))]
+    #![proptest_config(ProptestConfig::with_cases(cases(128)))]
 
     #[test]
     fn paged_attention_is_attention(problem in problems(), seed: u64, block_eights in 1usize..5) {
@@ -197,17 +220,52 @@ proptest! {
 #[test]
 fn more_pairs_than_are_taken_at_once_change_nothing() {
     // 20 heads a group and 40 queries: several passes over a tile, of parts of a group.
-    let problem = Problem::new(1, 1, 20, 300, 40, None);
-    for isa in Isa::available() {
-        let whole = problem.paged(isa, 1, 16, 40, false);
-        assert_eq!(bits(&whole), bits(&problem.paged(isa, 2, 16, 1, false)));
-        assert_close(
-            "two runs",
-            &whole,
-            &problem.naive(),
-            &vec![4.0; whole.len()],
-            2e-5,
-        );
+    for dtype in [KvDtype::Bf16, KvDtype::Int8] {
+        let problem = Problem::new(dtype, 1, 1, 20, 300, 40, None);
+        for isa in Isa::available() {
+            let whole = problem.paged(isa, 1, 16, 40, false);
+            assert_eq!(bits(&whole), bits(&problem.paged(isa, 2, 16, 1, false)));
+            assert_close(
+                "two runs",
+                &whole,
+                &problem.naive(),
+                &vec![4.0; whole.len()],
+                2e-5,
+            );
+        }
+    }
+}
+
+#[test]
+fn a_value_that_is_not_finite_is_not_hidden() {
+    for dtype in [KvDtype::Bf16, KvDtype::Int8] {
+        let mut problem = Problem::new(dtype, 3, 2, 2, 40, 40, None);
+        // Head 1 of position 17.
+        problem.values[(17 * 2 + 1) * HEAD_DIM + 5] = f32::NAN;
+        for isa in Isa::available() {
+            let out = problem.paged(isa, 1, 8, 40, false);
+            for (index, head) in out.chunks_exact(HEAD_DIM).enumerate() {
+                let (query, kv_head) = (index / 4, index % 4 / 2);
+                assert_eq!(
+                    head.iter().any(|x| x.is_nan()),
+                    query >= 17 && kv_head == 1,
+                    "{isa}, {dtype:?}, query {query}, head {kv_head}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_block_has_the_bytes_that_its_format_says() {
+    // Keys of one layer of GPT-OSS-20B: 16 tokens of 8 heads of 64 numbers of 2 bytes; or of 1 byte, and a scale.
+    for (dtype, bytes) in [(KvDtype::Bf16, 16 * 8 * 128), (KvDtype::Int8, 16 * 8 * 66)] {
+        let layout = KvLayout {
+            num_kv_heads: 8,
+            block_size: 16,
+            dtype,
+        };
+        assert_eq!(layout.block_bytes(), bytes);
     }
 }
 
@@ -217,8 +275,9 @@ fn a_block_outside_the_cache_is_refused() {
     let layout = KvLayout {
         num_kv_heads: 1,
         block_size: 8,
+        dtype: KvDtype::Bf16,
     };
-    let cache = vec![0; 2 * layout.block_len()];
+    let cache = vec![0; 2 * layout.block_bytes()];
     let queries = PagedQueries {
         q: &[0.0; HEAD_DIM],
         sinks: &[0.0],

@@ -13,7 +13,7 @@ use super::kv::PagedKv;
 use super::linear::{Form, Linear, bf16};
 use super::moe::Experts;
 use crate::backend::{AttentionParams, Backend, BackendInfo, Budget, ExpertWeights, yarn_params};
-use crate::config::WeightFormat;
+use crate::config::{KvDtype, WeightFormat};
 use crate::error::{LoadError, StepError};
 use crate::kv_cache::KvShape;
 use crate::model::ModelConfig;
@@ -204,6 +204,10 @@ impl Backend for Accelerated {
 
     fn load_experts(&mut self, experts: ExpertWeights) -> Result<Experts, LoadError> {
         Ok(Experts::new(&experts, self.dtype, &self.device)?)
+    }
+
+    fn kv_cache_dtypes(&self) -> &'static [KvDtype] {
+        &[KvDtype::Bf16]
     }
 
     fn kv_cache_budget(&self, percent: u8) -> Result<Option<Budget>, LoadError> {

@@ -17,7 +17,7 @@ use gossamer_testkit::random_model::RandomModel;
 use super::Accelerated;
 use super::linear::{EightBits, Form, Linear};
 use super::plans::{Random, World, world};
-use crate::config::{DeviceChoice, EngineConfig, KvCacheSize, ModelSource, WeightFormat};
+use crate::config::{DeviceChoice, EngineConfig, KvCacheSize, KvDtype, ModelSource, WeightFormat};
 use crate::executor::{EngineExecutor, Loading};
 use crate::sampler::{self, Row, Scratch};
 use crate::weights::{Checkpoint, Dtype};
@@ -48,6 +48,7 @@ fn config(block_size: usize, window_groups: bool) -> EngineConfig {
         threads: 1,
         block_size,
         kv_cache: KvCacheSize::Blocks(NUM_BLOCKS),
+        kv_cache_dtype: KvDtype::Bf16,
         window_groups,
         max_model_len: None,
         weights: WeightFormat::Bf16,
@@ -293,6 +294,23 @@ fn draws_and_scores_are_those_of_the_sampler_over_the_whole_row() {
             assert!(off < 0.02, "{off}");
         }
     }
+}
+
+#[test]
+fn keys_and_values_in_eight_bits_are_refused_before_weights_are_read() {
+    use crate::backend::OnBackend;
+    let settings = EngineConfig {
+        kv_cache_dtype: KvDtype::Int8,
+        ..config(16, true)
+    };
+    let progress = &mut |_| panic!("weights are read");
+    let loading = Loading::of(&ModelSource::Tiny, &settings, progress).unwrap();
+    let backend = Accelerated::reference(loading.model(), settings.weights, DType::F32);
+    let error = loading.run(backend).map(drop).unwrap_err().to_string();
+    assert!(
+        error.contains("kv_cache_dtype") && error.contains("int8 is for the CPU"),
+        "{error}"
+    );
 }
 
 /// The scheduler's own plans: prefixes reused, sequences preempted, choices that share blocks and part.

@@ -1,4 +1,4 @@
-//! The KV cache in memory: bf16 keys and values of every layer, block by block.
+//! The KV cache in memory: keys and values of every layer, block by block, as the kernels lay them out.
 //!
 //! Anonymous zero pages: a page costs memory from the first write to it, so a large pool is free until it is used.
 //! Invariant: slots are written before they are read (the scheduler's bookkeeping), so old contents never matter.
@@ -31,14 +31,15 @@ impl CpuKvCache {
         let layout = KvLayout {
             num_kv_heads: shape.num_kv_heads,
             block_size: shape.block_size,
+            dtype: shape.dtype,
         };
         assert_eq!(
-            layout.block_len(),
-            shape.block_len(),
+            layout.block_bytes(),
+            shape.plane_block_bytes(),
             "head sizes are checked with the configuration"
         );
         let reserve = || {
-            let bytes = shape.num_blocks * shape.block_len() * 2;
+            let bytes = shape.num_blocks * layout.block_bytes();
             MmapMut::map_anon(bytes).map_err(|error| LoadError::Setting {
                 setting: "kv_cache",
                 message: format!("no room for {} bytes: {error}", shape.total_bytes()),
@@ -70,8 +71,8 @@ impl CpuKvCache {
             values,
         } = &self.planes[self.layers[layer].plane];
         KvCache {
-            keys: bytemuck::cast_slice(keys),
-            values: bytemuck::cast_slice(values),
+            keys,
+            values,
             layout: *layout,
         }
     }
@@ -83,8 +84,6 @@ impl CpuKvCache {
             keys: key_cache,
             values: value_cache,
         } = &mut self.planes[self.layers[layer].plane];
-        let key_cache = bytemuck::cast_slice_mut(key_cache);
-        let value_cache = bytemuck::cast_slice_mut(value_cache);
         let width = keys.len() / slots.len();
         let rows = keys.chunks_exact(width).zip(values.chunks_exact(width));
         for (slot, (key, value)) in slots.iter().zip(rows) {
@@ -92,10 +91,10 @@ impl CpuKvCache {
         }
     }
 
-    /// Copies whole blocks, all that they hold, in order.
+    /// Copies whole blocks, all that they hold (scales too), in order.
     pub fn copy_blocks(&mut self, copies: &[(u32, u32)]) {
         for plane in &mut self.planes {
-            let bytes = plane.layout.block_len() * 2;
+            let bytes = plane.layout.block_bytes();
             for &(src, dst) in copies {
                 let (src, dst) = (src as usize * bytes, dst as usize * bytes);
                 plane.keys.copy_within(src..src + bytes, dst);
