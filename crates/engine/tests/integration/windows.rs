@@ -87,8 +87,9 @@ fn check_dtype(
                 println!("{case}");
                 assert!(outcome.texts() == *expected, "{case}");
                 assert_eq!(outcome.windowed > 0, window_groups, "{case}");
-                let accepted = outcome.drafts.accepted > 0;
-                assert_eq!(accepted, speculation == Speculation::Auto, "{case}");
+                // Whether anything is drafted is up to the text; `speculation.rs` has texts that repeat themselves.
+                let drafts = outcome.drafts.drafted > 0;
+                assert!(!drafts || speculation == Speculation::Auto, "{case}");
                 preemptions += outcome.preemptions;
                 // A prefix longer than the window is found behind it.
                 assert!(
