@@ -31,7 +31,9 @@ pub fn local(
         (None, None) => " (auto)".to_owned(),
         (None, Some(_)) => String::new(),
     };
-    vec![
+    let repacked = info.repack_cache.as_ref();
+    let repacked = repacked.map(|outcome| ("", format!("repacked weights: {outcome}")));
+    let model = vec![
         ("model", named(config)),
         (
             "",
@@ -44,6 +46,8 @@ pub fn local(
             ),
         ),
         ("compute", compute(info)),
+    ];
+    let room = [
         (
             "KV cache",
             format!(
@@ -65,7 +69,8 @@ pub fn local(
                 config.scheduler.max_num_batched_tokens
             ),
         ),
-    ]
+    ];
+    model.into_iter().chain(repacked).chain(room).collect()
 }
 
 /// What mistral.rs has loaded.

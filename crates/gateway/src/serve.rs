@@ -286,6 +286,7 @@ fn load(config: &Config) -> Result<gossamer_engine::EngineExecutor, ServeError> 
         max_model_len: config.engine.max_model_len,
         kernels: config.engine.kernels.clone(),
         weights: config.engine.weights,
+        repack_cache: config.engine.repack_cache.clone(),
     };
     let mut progress = Progress::new("loading");
     let mut show = |at: LoadProgress| progress.show(at.bytes, at.total_bytes);

@@ -2,6 +2,7 @@
 //! against broken folders. One binary, so that linking happens once.
 
 mod batching;
+mod device;
 mod driver;
 mod folder;
 mod loading;

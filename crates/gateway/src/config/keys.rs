@@ -104,6 +104,8 @@ pub const KEYS: &[Key] = &[
         help: "Instruction set of the CPU kernels. auto: the best that this machine has." },
     Key { section: "engine", name: "weights", flag: "weights", kind: Kind::Choice(&["int8", "bf16"]), default: "int8",
         help: "What is multiplied by; experts are MXFP4 in any case. int8: dense weights in eight bits (on the CPU repacked, activations too; AFQ8 on metal, Q8_0 on cuda). bf16: all as published; slower, and the reference." },
+    Key { section: "engine", name: "repack_cache", flag: "repack-cache", kind: Kind::Text { word: Some("off") }, default: "off",
+        help: "Folder in which int8 weights are kept as the CPU's kernels read them, so that the next start has them without repacking: one file as large as the weights for each model and instruction set, replaced when either changes; the embedded model is too small for it. off: they are repacked at every start." },
     Key { section: "engine", name: "block_size", flag: "block-size", kind: int(8, 32), default: "16",
         help: "Tokens per KV block: 8, 16 or 32." },
     Key { section: "engine", name: "kv_cache_bytes", flag: "kv-cache-bytes", kind: Kind::Size { min: 1 << 10, max: 1 << 44, word: AUTO }, default: "auto",

@@ -145,6 +145,7 @@ pub struct Engine {
     pub threads: Option<usize>,
     pub kernels: Option<String>,
     pub weights: WeightFormat,
+    pub repack_cache: Option<PathBuf>,
     pub block_size: usize,
     pub kv_cache_bytes: Option<u64>,
     pub kv_cache_percent: u8,
@@ -250,6 +251,7 @@ impl Config {
                     "bf16" => WeightFormat::Bf16,
                     _ => WeightFormat::Int8,
                 },
+                repack_cache: get.given("engine.repack_cache").map(PathBuf::from),
                 block_size: get.number("engine.block_size"),
                 kv_cache_bytes: get.optional("engine.kv_cache_bytes").map(|n| n as u64),
                 // The table bounds it by 100.
