@@ -26,13 +26,21 @@ THREADS 0 takes every core; BATCH 0 measures no decode. OPTIONS:
   --steps N          decode steps; without it as many as take two seconds, 8 to 240
   --prefill N,N,...  measure prompts of these lengths, each computed in chunks
   --chunk N          tokens per step of prefill [512]
+  --device NAME      auto, cpu, metal or cuda [cpu]
   --json             one JSON object per line, the first for the load";
 
 const BLOCK_SIZE: usize = 16;
+const DEVICES: [DeviceChoice; 4] = [
+    DeviceChoice::Auto,
+    DeviceChoice::Cpu,
+    DeviceChoice::Metal,
+    DeviceChoice::Cuda,
+];
 const MAX_STEPS: usize = 240;
 
 struct Args {
     source: ModelSource,
+    device: DeviceChoice,
     threads: usize,
     temperature: f32,
     batches: Vec<usize>,
@@ -70,6 +78,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
     }
     let mut parsed = Args {
         source: ModelSource::Tiny,
+        device: DeviceChoice::Cpu,
         threads: 0,
         temperature: 0.0,
         batches: vec![1, 4, 16, 64],
@@ -88,6 +97,12 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
             "--steps" => parsed.steps = Some(number(&value()?)?),
             "--prefill" => parsed.prefill = list(&value()?)?,
             "--chunk" => parsed.chunk = number(&value()?)?,
+            "--device" => {
+                let name = value()?;
+                let mut choices = DEVICES.into_iter();
+                let found = choices.find(|device| device.name() == name);
+                parsed.device = found.ok_or(format!("no device is called {name}"))?;
+            }
             "--json" => parsed.json = true,
             flag if flag.starts_with('-') => return Err(format!("unknown option {flag}")),
             text => {
@@ -121,7 +136,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let longest = args.prefill.iter().max().map_or(0, |&len| len);
     let blocks = (args.context / BLOCK_SIZE + most * own_blocks).max(longest.div_ceil(BLOCK_SIZE));
     let config = EngineConfig {
-        device: DeviceChoice::Cpu,
+        device: args.device,
         threads: args.threads,
         block_size: BLOCK_SIZE,
         kv_cache: KvCacheSize::Blocks(blocks),
