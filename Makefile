@@ -9,28 +9,41 @@ VENV := .venv
 BROWSER_VENV := .venv-browser
 # A workspace of its own.
 RUST_CLIENT := tests/clients/async-openai/Cargo.toml
+# 600 more crates: only `make test-mistralrs` and whoever asks for the feature compile it.
+SECOND_ENGINE := --exclude gossamer-mistralrs
 # For training and scoring the embedded model: PyTorch, so apart from the small one.
 MODEL_VENV := .venv-model
 # Flags for the server: make run ARGS="--port 9000"
 ARGS ?=
+# What `make run` builds in besides the CPU kernels: what suits this machine. FEATURES=cuda for another, FEATURES= for none.
+FEATURES = $(shell tools/features)
+# Metal: shaders are compiled when the server starts, by the system. Compiling them now needs Apple's whole Xcode, with the
+# kits for three of its systems, because mistral.rs's build makes them for all.
+export MISTRALRS_METAL_PRECOMPILE ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-rust test-e2e test-browser test-clients check fmt fmt-check lint openapi openapi-check openapi-lint
+.PHONY: help run build test test-rust test-e2e test-browser test-clients test-candle test-mistralrs lint-mistralrs metal-check check fmt fmt-check lint openapi openapi-check openapi-lint
 .PHONY: config doc bench bench-constraints bench-peers prove-constraints fuzz load hostile eval model clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: ## Build and serve the embedded model on http://127.0.0.1:8000 (ARGS="--model DIR ..." for more)
-	$(CARGO) run --release --locked -p gossamer-gateway -- serve $(ARGS)
+run: ## Build for this machine and serve the embedded model on http://127.0.0.1:8000 (ARGS="--model DIR ..." for more)
+	$(CARGO) run --release --locked -p gossamer-gateway --features "$(FEATURES)" -- serve $(ARGS)
 
-build: ## Build the release binary, target/release/gossamer
+build: ## Build the release binary for any machine, target/release/gossamer
 	$(CARGO) build --release --locked -p gossamer-gateway
 
-test: test-rust test-e2e test-clients ## Run every test: Rust's, then end-to-end over the real binary, then every client
+test: test-rust test-e2e test-clients ## Run the tests: Rust's, then end-to-end over the real binary, then every client
 
 test-rust: ## Run unit, property, parity and API tests
-	$(CARGO) test --workspace --locked --no-fail-fast
+	$(CARGO) test --workspace $(SECOND_ENGINE) --locked --no-fail-fast
+
+test-candle: ## Run the tests of the accelerated backend over stand-ins for a GPU's kernels, against the CPU backend
+	$(CARGO) test --locked -p gossamer-engine --features candle --lib
+
+metal-check: ## Type-check the binary with Metal for Apple Silicon, also on Linux (needs rustup, or root on Debian)
+	tools/metal-check
 
 test-e2e: build $(VENV)/.installed ## Run the end-to-end tests (makes .venv)
 	E2E_BINARY=$(GOSSAMER) $(VENV)/bin/python -m pytest tests/e2e
@@ -42,6 +55,15 @@ $(VENV)/.installed: tests/e2e/requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r $<
 	touch $@
+
+# One resolution for both, or 600 crates are built twice; the gateway's integration test brings the binary.
+WITH_MISTRALRS := --locked -p gossamer-mistralrs -p gossamer-gateway --features gossamer-gateway/mistralrs
+test-mistralrs: $(VENV)/.installed ## Build the gateway with mistral.rs, the quickest way, and test it on a tiny Qwen3 (10 minutes on two cores)
+	$(CARGO) test --profile mistralrs $(WITH_MISTRALRS)
+	E2E_BINARY=$(TARGET)/mistralrs/gossamer $(VENV)/bin/python -m pytest tests/mistralrs
+
+lint-mistralrs: ## Run clippy over what only builds with mistral.rs have
+	$(CARGO) clippy --profile mistralrs --all-targets $(WITH_MISTRALRS) -- -D warnings
 
 # Chromium and its driver are the system's (Debian: chromium, chromium-driver); nothing is downloaded for them.
 test-browser: build $(BROWSER_VENV)/.installed ## Run the tests of Swagger UI in headless Chromium (makes .venv-browser)
@@ -65,7 +87,7 @@ fmt-check: ## Fail if the code is not formatted
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
 
 lint: ## Run clippy; warnings are errors
-	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --workspace $(SECOND_ENGINE) --all-targets --locked -- -D warnings
 
 openapi: ## Write openapi/openapi.json from the routes
 	$(CARGO) run --locked -p gossamer-gateway -- openapi > openapi/openapi.json.new
@@ -87,7 +109,7 @@ config: ## Write config/gossamer.toml from the table of keys
 	mv config/gossamer.toml.new config/gossamer.toml
 
 doc: ## Build the API documentation of all crates; warnings are errors
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace $(SECOND_ENGINE) --no-deps --locked
 
 bench: build $(LOADTEST) ## Measure one stream against sixteen, five times in turns; fails if the medians' ratio is under 2.5
 	LOADTEST_SERVER=$(GOSSAMER) loadtest/with-server.sh sh -c '$(LOADTEST) --url $$LOADTEST_URL --min-ratio 2.5 --rounds 5 \

@@ -92,6 +92,12 @@ def test_a_folder_that_is_not_gpt_oss_is_refused_by_name(tmp_path, config, found
     assert "panicked" not in result.stderr and "RUST_BACKTRACE" not in result.stderr
 
 
+def test_an_engine_that_is_not_in_this_build_says_how_to_build_it(tmp_path):
+    run = gossamer("serve", "--port", "0", "--engine", "mistralrs", "--model", str(tmp_path))
+    assert run.returncode == 2
+    assert "cargo build --release -p gossamer-gateway --features mistralrs" in run.stderr
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     missing = str(tmp_path / "nothing")
     result = gossamer("serve", "--port", "0", "--model", missing)

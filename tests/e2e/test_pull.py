@@ -69,6 +69,12 @@ def test_a_model_is_pulled_once_and_served_without_a_network(hub, files, tmp_pat
     assert pull(environment(hub, tmp_path)).stdout == got.stdout
     assert [path for path, *_ in hub.requests[before:]] == [f"/api/models/{REPO}/revision/main"]
 
+    # Other tools keep no reference by commit.
+    (folder.parents[1] / "refs" / COMMIT).unlink()
+    before = len(hub.requests)
+    assert pull(environment(hub, tmp_path)).stdout == got.stdout
+    assert len(hub.requests) == before + 1
+
     with Server("--model", REPO, "--kv-cache-bytes", "64MiB", env=environment(None, tmp_path, HF_HUB_OFFLINE="1")) as server:
         assert json.loads(server.get(f"/v1/models/{REPO}").text)["id"] == REPO
         body = {"model": REPO, "messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}

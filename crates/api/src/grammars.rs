@@ -12,8 +12,8 @@ use gossamer_harmony::{Compiled, Grammar, GrammarCache, GrammarError, GrammarSou
 use tracing::warn;
 
 /// Added to the thread's niceness: the most that can be. With half of that a compilation beside one stream of the embedded
-/// model, on two cores, held up some of its tokens for several steps. A request with a new schema beside an engine that leaves
-/// no core idle waits for it some tenths of a second.
+/// model, on two cores, held up some of its tokens for several steps. The request with the new schema pays for it: beside an
+/// engine that leaves no core idle, its first token took 67 ms more instead of 6 (20B's width, 4 layers).
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 19;
 

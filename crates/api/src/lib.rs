@@ -8,6 +8,8 @@
 //!                                                                             bytes ◀── sse │ json ◀── reply: updates to OpenAI's shapes
 //! ```
 //!
+//! An engine that takes text stands in the place of render, scheduler and parser (`text_engine`); everything else is the same.
+//!
 //! Does not know the engine, its kernels, or block ids; its tests run over a scripted executor.
 //! Invariants: whatever ends a request early (a client that goes away, a failure, a stop string) drops its token streams,
 //! and that cancels it in the scheduler; an error answer always is OpenAI's error object,
@@ -33,6 +35,7 @@ mod sse;
 mod state;
 mod stop;
 mod store;
+pub mod text_engine;
 mod validate;
 pub mod wire;
 

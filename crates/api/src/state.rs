@@ -1,4 +1,4 @@
-//! What the handlers share: the scheduler's handle, the configuration, the metrics.
+//! What the handlers share: the engine, the configuration, the metrics.
 //!
 //! Built once by whoever wires the server together and cloned into every worker.
 
@@ -8,7 +8,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gossamer_harmony::Tokenizer;
 use gossamer_metrics::Metrics;
-use gossamer_scheduler::SchedulerHandle;
 
 use crate::auth::Auth;
 use crate::grammars::Grammars;
@@ -16,6 +15,7 @@ use crate::kept::{Keeper, KeptBounds, KeptTurns};
 use crate::routes::BodyMemory;
 use crate::routes::responses::Responses;
 use crate::store::ResponseStore;
+use crate::text_engine::Engine;
 use crate::wire::models::ServerInfo;
 
 /// Settings of the HTTP layer. The gateway fills in every field; there are no defaults here.
@@ -86,7 +86,7 @@ impl PromptDate {
 /// What every handler has. Cheap to clone.
 #[derive(Clone)]
 pub struct AppState {
-    pub(crate) scheduler: SchedulerHandle,
+    pub(crate) engine: Engine,
     pub(crate) metrics: Metrics,
     pub(crate) config: Arc<ApiConfig>,
     pub(crate) info: Arc<ServerInfo>,
@@ -106,18 +106,21 @@ pub struct AppState {
 impl AppState {
     /// Puts the parts together; call once, at start.
     pub fn new(
-        scheduler: SchedulerHandle,
+        engine: impl Into<Engine>,
         metrics: Metrics,
         config: ApiConfig,
         info: ServerInfo,
         auth: Auth,
         store: ResponseStore,
     ) -> Self {
-        // Built on first use, which takes a while: now, and not under the first request.
-        let _ = Tokenizer::get();
-        gossamer_harmony::prepare_grammars();
+        let engine = engine.into();
+        if let Engine::Tokens(_) = engine {
+            // Built on first use, which takes a while: now, and not under the first request.
+            let _ = Tokenizer::get();
+            gossamer_harmony::prepare_grammars();
+        }
         Self {
-            scheduler,
+            engine,
             metrics,
             kept: Arc::new(KeptTurns::new(config.kept)),
             config: Arc::new(config),

@@ -27,6 +27,7 @@ THREADS 0 takes every core; BATCH 0 measures no decode. OPTIONS:
   --prefill N,N,...  measure prompts of these lengths, each computed in chunks
   --chunk N          tokens per step of prefill [512]
   --device NAME      auto, cpu, metal or cuda [cpu]
+  --repack-cache DIR keep repacked weights there, or take them from there
   --json             one JSON object per line, the first for the load";
 
 const BLOCK_SIZE: usize = 16;
@@ -49,6 +50,7 @@ struct Args {
     steps: Option<usize>,
     prefill: Vec<usize>,
     chunk: usize,
+    repack_cache: Option<PathBuf>,
     json: bool,
 }
 
@@ -87,6 +89,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
         steps: None,
         prefill: Vec::new(),
         chunk: 512,
+        repack_cache: None,
         json: false,
     };
     let mut position = 0;
@@ -103,6 +106,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
                 let found = choices.find(|device| device.name() == name);
                 parsed.device = found.ok_or(format!("no device is called {name}"))?;
             }
+            "--repack-cache" => parsed.repack_cache = Some(value()?.into()),
             "--json" => parsed.json = true,
             flag if flag.starts_with('-') => return Err(format!("unknown option {flag}")),
             text => {
@@ -144,6 +148,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         max_model_len: None,
         weights: args.weights,
         kernels: None,
+        repack_cache: args.repack_cache.clone(),
     };
     let start = Instant::now();
     let engine = Engine::load(&args.source, &config)?;

@@ -94,6 +94,8 @@ pub struct EngineConfig {
     pub weights: WeightFormat,
     /// Instruction set of the CPU kernels, by name; `None` takes the best that this machine has.
     pub kernels: Option<String>,
+    /// Folder where the CPU keeps repacked weights for the next start; `None` keeps none.
+    pub repack_cache: Option<PathBuf>,
 }
 
 /// How far loading has come.

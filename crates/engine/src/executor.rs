@@ -16,7 +16,7 @@ use crate::info::EngineInfo;
 use crate::kv_cache::KvShape;
 use crate::model::{ARCHITECTURE, GptOss, Loader, ModelConfig, Totals, parse_stop_token_ids};
 use crate::step::{Step, copies};
-use crate::weights::{Checkpoint, read_to_string};
+use crate::weights::{Checkpoint, Origin, read_to_string};
 
 /// Rows of logits held at a time (0.8 MB each at GPT-OSS's vocabulary).
 const MAX_LOGIT_ROWS: usize = 64;
@@ -49,7 +49,8 @@ impl Engine {
     ) -> Result<EngineExecutor, LoadError> {
         let loading = Loading::of(source, config, progress)?;
         let model = loading.model().clone();
-        backend::open(&model, config, loading)
+        let origin = loading.origin().cloned();
+        backend::open(&model, origin.as_ref(), config, loading)
     }
 }
 
@@ -154,6 +155,11 @@ impl Loading<'_> {
     pub fn model(&self) -> &ModelConfig {
         &self.model
     }
+
+    /// The files that the weights come from, if they come from files.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.checkpoint.origin()
+    }
 }
 
 impl OnBackend for Loading<'_> {
@@ -194,6 +200,7 @@ impl Loading<'_> {
             device,
             kernels,
             num_threads,
+            repack_cache,
         } = backend.info();
         let info = EngineInfo {
             name: self.name,
@@ -211,6 +218,7 @@ impl Loading<'_> {
             num_threads,
             kv_cache_bytes: kv.total_bytes() as u64,
             kv_cache_reason,
+            repack_cache,
         };
         let runner = Runner {
             capacity: kv.capacity(self.max_model_len),

@@ -35,4 +35,6 @@ pub struct EngineInfo {
     pub kv_cache_bytes: u64,
     /// Why the KV cache has this size, where the device's memory decided.
     pub kv_cache_reason: Option<String>,
+    /// What came of keeping repacked weights, if that was asked for.
+    pub repack_cache: Option<String>,
 }

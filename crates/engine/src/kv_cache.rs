@@ -156,6 +156,7 @@ mod tests {
             window_groups,
             max_model_len: None,
             kernels: None,
+            repack_cache: None,
         };
         let mut shape = KvShape::new(&model, &engine).unwrap();
         shape

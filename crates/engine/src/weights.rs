@@ -11,8 +11,9 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::LoadError;
 
@@ -82,6 +83,11 @@ impl Weight {
         &self.shape
     }
 
+    /// Where in its file it begins.
+    pub fn offset(&self) -> usize {
+        self.range.start
+    }
+
     /// Lets the system take back the memory of these bytes until they are read again: for weights that were copied.
     /// Only whole pages, only of files, and only where the system can.
     pub fn release(&self) {
@@ -145,6 +151,58 @@ pub struct Checkpoint {
     shards: Vec<Shard>,
     /// Tensor name to index in `shards`.
     home: HashMap<String, usize>,
+    /// `None`: not of files.
+    origin: Option<Origin>,
+}
+
+/// Which files a model came from, and which state of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    folder: PathBuf,
+    files: Vec<FileState>,
+}
+
+/// A file as it was when it was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FileState {
+    name: String,
+    bytes: u64,
+    /// Nanoseconds from 1970 to its last change; 0 where the system does not know.
+    modified: u64,
+}
+
+impl Origin {
+    /// A file name's worth of the folder: its last part, and a number for all of it.
+    pub fn label(&self) -> String {
+        // FNV-1a (draft-eastlake-fnv), 64 bits: the same for every build, unlike the standard library's.
+        let hash = (self.folder.as_os_str().as_encoded_bytes().iter())
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+        let last = self.folder.file_name().unwrap_or_default();
+        format!("{}-{hash:016x}", last.to_string_lossy())
+    }
+
+    /// Every file's name, size and last change.
+    pub fn describe(&self) -> Value {
+        let files = self.files.iter();
+        files
+            .map(|file| json!([file.name, file.bytes, file.modified]))
+            .collect()
+    }
+
+    #[cfg(test)]
+    pub fn for_tests(folder: &str, files: &[(&str, u64, u64)]) -> Self {
+        let files = files.iter().map(|(name, bytes, modified)| FileState {
+            name: (*name).to_owned(),
+            bytes: *bytes,
+            modified: *modified,
+        });
+        Self {
+            folder: folder.into(),
+            files: files.collect(),
+        }
+    }
 }
 
 impl Checkpoint {
@@ -164,7 +222,8 @@ impl Checkpoint {
                 dir: dir.to_owned(),
             });
         }
-        Self::from_shards(vec![Shard::map(&single)?])
+        let (shard, state) = Shard::map(&single)?;
+        Self::from_shards(vec![shard], Some(origin(dir, vec![state])))
     }
 
     /// Takes the bytes of a single safetensors file; `name` stands for it in errors.
@@ -172,7 +231,8 @@ impl Checkpoint {
     /// # Errors
     /// [`LoadError::Checkpoint`].
     pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Self, LoadError> {
-        Self::from_shards(vec![Shard::new(name.to_owned(), Storage::Owned(bytes))?])
+        let shard = Shard::new(name.to_owned(), Storage::Owned(bytes))?;
+        Self::from_shards(vec![shard], None)
     }
 
     fn open_sharded(dir: &Path, index: &Path) -> Result<Self, LoadError> {
@@ -195,11 +255,12 @@ impl Checkpoint {
                 return Err(malformed(&format!("{file:?} is not a plain file name")));
             }
         }
-        let shards: Result<Vec<_>, _> = files
+        let opened: Result<Vec<_>, _> = files
             .iter()
             .map(|file| Shard::map(&dir.join(file)))
             .collect();
-        let checkpoint = Self::from_shards(shards?)?;
+        let (shards, states) = opened?.into_iter().unzip();
+        let checkpoint = Self::from_shards(shards, Some(origin(dir, states)))?;
         for (tensor, file) in listed {
             match checkpoint.home.get(tensor) {
                 Some(&home) if checkpoint.shards[home].name == file => {}
@@ -214,7 +275,7 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    fn from_shards(shards: Vec<Shard>) -> Result<Self, LoadError> {
+    fn from_shards(shards: Vec<Shard>, origin: Option<Origin>) -> Result<Self, LoadError> {
         let mut home = HashMap::new();
         for (index, shard) in shards.iter().enumerate() {
             for tensor in shard.tensors.keys() {
@@ -227,7 +288,16 @@ impl Checkpoint {
                 }
             }
         }
-        Ok(Self { shards, home })
+        Ok(Self {
+            shards,
+            home,
+            origin,
+        })
+    }
+
+    /// The files that it came from; `None` for bytes of the program's own.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
     }
 
     /// Bytes of all tensors.
@@ -271,7 +341,7 @@ impl Checkpoint {
 }
 
 impl Shard {
-    fn map(path: &Path) -> Result<Self, LoadError> {
+    fn map(path: &Path) -> Result<(Self, FileState), LoadError> {
         let failed = |source| LoadError::Read {
             path: path.to_owned(),
             source,
@@ -281,11 +351,19 @@ impl Shard {
         // reads fault (SIGBUS), one that rewrites it would change the weights: the documented limit of serving a
         // folder in place. Its present length is checked against the header before anything is read from it.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        let since = metadata.modified().ok();
+        let since = since.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let name = path.file_name().map_or_else(
             || path.display().to_string(),
             |name| name.to_string_lossy().into_owned(),
         );
-        Self::new(name, Storage::Mapped(map))
+        let state = FileState {
+            name: name.clone(),
+            bytes: metadata.len(),
+            modified: since.map_or(0, |since| since.as_nanos() as u64),
+        };
+        Ok((Self::new(name, Storage::Mapped(map))?, state))
     }
 
     fn new(name: String, storage: Storage) -> Result<Self, LoadError> {
@@ -296,6 +374,13 @@ impl Shard {
             storage: Arc::new(storage),
             tensors,
         })
+    }
+}
+
+fn origin(dir: &Path, files: Vec<FileState>) -> Origin {
+    Origin {
+        folder: dir.canonicalize().unwrap_or_else(|_| dir.to_owned()),
+        files,
     }
 }
 

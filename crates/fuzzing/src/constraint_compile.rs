@@ -156,13 +156,7 @@ fn next(guard: &mut TurnGuard, dice: &mut Dice) -> Option<Token> {
     let Next::Mask(words) = guard.allowed() else {
         panic!("a grammar has a mask");
     };
-    // From a word of the mask on, so that all tokens come up.
-    let from = dice.below(words.len());
-    let at = (from..words.len())
-        .chain(0..from)
-        .find(|at| words[*at] != 0)?;
-    let bits: Vec<Token> = (0..32).filter(|bit| words[at] >> bit & 1 == 1).collect();
-    Some(at as Token * 32 + bits[dice.below(bits.len())])
+    dice.token_of(words)
 }
 
 /// A schema, with definitions to refer to.

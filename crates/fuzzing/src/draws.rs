@@ -72,4 +72,15 @@ impl Dice {
             .wrapping_add(1_442_695_040_888_963_407);
         ((self.0 >> 33) as usize) % bound
     }
+
+    /// A token that a mask allows, 32 tokens per word; `None` if it allows none.
+    pub fn token_of(&mut self, mask: &[u32]) -> Option<u32> {
+        // From a word on, so that all tokens come up.
+        let from = self.below(mask.len());
+        let at = (from..mask.len())
+            .chain(0..from)
+            .find(|at| mask[*at] != 0)?;
+        let bits: Vec<u32> = (0..32).filter(|bit| mask[at] >> bit & 1 == 1).collect();
+        Some(at as u32 * 32 + bits[self.below(bits.len())])
+    }
 }

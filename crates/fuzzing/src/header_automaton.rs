@@ -167,17 +167,7 @@ fn allowed(guard: &mut TurnGuard, way: u8, dice: &mut Dice) -> Option<Token> {
             );
             (!tokens.is_empty()).then(|| tokens[dice.below(tokens.len())])
         }
-        Next::Mask(words) => {
-            // From a word of the mask on, so that all tokens come up.
-            let from = dice.below(words.len());
-            let (before, behind) = words.split_at(from);
-            let mut both = (behind.iter().enumerate())
-                .map(|(at, word)| (from + at, *word))
-                .chain(before.iter().copied().enumerate());
-            let (at, word) = both.find(|(_, word)| *word != 0)?;
-            let bits: Vec<u32> = (0..32).filter(|bit| word >> bit & 1 == 1).collect();
-            Some(at as Token * 32 + bits[dice.below(bits.len())])
-        }
+        Next::Mask(words) => dice.token_of(words),
     }
 }
 

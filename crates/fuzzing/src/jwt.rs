@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use gossamer_api::auth::{Auth, AuthConfig, JwtAlgorithm, JwtConfig};
+use gossamer_api::auth::{Auth, AuthConfig, JwtConfig};
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
 use serde_json::{Map, Value, json};
@@ -107,18 +107,18 @@ static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     let jwks = file("set.json", json!({"keys": set}).to_string().as_bytes());
     let pem = |name: &str, text: &str| JwtConfig {
         public_key_file: Some(file(name, text.as_bytes())),
-        ..config()
+        ..JwtConfig::without_keys()
     };
     let with_secret = JwtConfig {
         secret_file: Some(secret.clone()),
-        ..config()
+        ..JwtConfig::without_keys()
     };
     let all = JwtConfig {
         secret_file: Some(secret),
         jwks_file: Some(jwks),
         audience: vec![AUDIENCE.into(), "other".into()],
         issuer: vec![ISSUER.into()],
-        ..config()
+        ..JwtConfig::without_keys()
     };
     let verifier = |config, signers, named| Verifier {
         auth: server(config).expect("usable keys"),
@@ -146,20 +146,6 @@ fn write(folder: &Path, name: &str, content: &[u8]) -> PathBuf {
     path
 }
 
-fn config() -> JwtConfig {
-    JwtConfig {
-        secret_file: None,
-        public_key_file: None,
-        jwks_file: None,
-        algorithms: JwtAlgorithm::names()
-            .filter_map(JwtAlgorithm::parse)
-            .collect(),
-        audience: Vec::new(),
-        issuer: Vec::new(),
-        leeway_seconds: LEEWAY.unsigned_abs(),
-    }
-}
-
 fn server(jwt: JwtConfig) -> Result<Auth, String> {
     let config = AuthConfig {
         jwt: Some(jwt),
@@ -185,17 +171,17 @@ pub(crate) fn check(bytes: &[u8]) {
         b'a'..=b'e' => raw(&KEYS.verifiers[usize::from(first - b'a')], rest),
         b'j' => key_file(rest, |path| JwtConfig {
             jwks_file: Some(path),
-            ..config()
+            ..JwtConfig::without_keys()
         }),
         b'p' => key_file(rest, |path| JwtConfig {
             public_key_file: Some(path),
-            ..config()
+            ..JwtConfig::without_keys()
         }),
         128..160 => {
             let set = set(&mut Draws::new(rest));
             key_file(set.to_string().as_bytes(), |path| JwtConfig {
                 jwks_file: Some(path),
-                ..config()
+                ..JwtConfig::without_keys()
             });
         }
         _ => made(&mut Draws::new(rest)),

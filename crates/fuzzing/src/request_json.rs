@@ -5,12 +5,8 @@
 
 use std::sync::LazyLock;
 
-use gossamer_api::auth::Auth;
 use gossamer_api::dry_run::{self, Refusal};
-use gossamer_api::{AppState, ResponseStore, ServerInfo};
-use gossamer_metrics::Metrics;
-use gossamer_scheduler::Worker;
-use gossamer_testkit::{Script, ScriptedExecutor, TestSetup};
+use gossamer_testkit::{BelowHttp, Script, TestSetup};
 use serde_json::{Map, Value, json};
 
 use crate::Draws;
@@ -21,45 +17,21 @@ const MAX_VALUES: usize = 300;
 const MAX_MESSAGE: usize = 1500;
 
 struct Api {
-    state: AppState,
-    /// It has nothing to do, and must not end before the state.
-    _worker: Worker,
+    below: BelowHttp,
     document: Value,
     /// Words that the document names.
     words: Vec<String>,
 }
 
 static API: LazyLock<Api> = LazyLock::new(|| {
-    let setup = TestSetup::new(Script::echo());
-    let metrics = Metrics::new();
-    let executor = ScriptedExecutor::new(setup.capacity, setup.script, setup.control);
-    let (scheduler, worker) = gossamer_scheduler::start(
-        setup.scheduler,
-        Box::new(executor),
-        metrics.scheduler.clone(),
-    )
-    .expect("the scheduler starts");
-    let info = ServerInfo {
-        version: "0.0.0-test".into(),
-        model: setup.api.model.clone(),
-        architecture: "Scripted".into(),
-        backend: "script".into(),
-        kernels: "none".into(),
-        weight_bytes: 0,
-        kv_cache_bytes: 0,
-    };
-    let store = setup.responses.expect("a store in memory");
-    let store = ResponseStore::open(&store, metrics.api.clone()).expect("the store opens");
-    let auth = Auth::new(&setup.auth).expect("nobody is asked for anything");
-    let state = AppState::new(scheduler, metrics, setup.api, info, auth, store);
+    let below = TestSetup::new(Script::echo()).below_http();
     let document = serde_json::to_value(gossamer_api::openapi()).expect("a document");
     let mut words = WORDS.map(str::to_owned).to_vec();
     collect_words(&document, &mut words);
     words.sort_unstable();
     words.dedup();
     Api {
-        state,
-        _worker: worker,
+        below,
         document,
         words,
     }
@@ -139,7 +111,7 @@ pub(crate) fn check(bytes: &[u8]) {
 }
 
 fn check_body(path: &str, body: &[u8]) {
-    let result = dry_run::read(path, body, &API.state).expect("a route with a body");
+    let result = dry_run::read(path, body, &API.below.state).expect("a route with a body");
     if let Err(refusal) = result {
         check_refusal(path, body, &refusal);
     }

@@ -4,7 +4,11 @@
 
 use std::net::SocketAddr;
 
+#[cfg(feature = "mistralrs")]
+use gossamer_api::ServerInfo;
 use gossamer_engine::EngineInfo;
+#[cfg(feature = "mistralrs")]
+use gossamer_mistralrs::MistralEngine;
 use gossamer_scheduler::Capacity;
 
 use crate::config::{Config, format_size};
@@ -12,25 +16,25 @@ use crate::config::{Config, format_size};
 /// Lengths of sequences that give a feeling for the cache, beside the longest possible.
 const LENGTHS: [usize; 2] = [1024, 8192];
 
-/// The banner.
-pub fn banner(
+/// Lines of the banner: a name, perhaps empty, and what is said of it.
+pub type Facts = Vec<(&'static str, String)>;
+
+/// What our own engine has loaded, and how much fits.
+pub fn local(
     config: &Config,
     info: &EngineInfo,
     capacity: &Capacity,
     max_sequence_len: usize,
-    address: SocketAddr,
-) -> String {
+) -> Facts {
     let chosen = match (&info.kv_cache_reason, config.engine.kv_cache_bytes) {
         (Some(reason), _) => format!(" (auto: {reason})"),
         (None, None) => " (auto)".to_owned(),
         (None, Some(_)) => String::new(),
     };
-    let aliases = match config.model.aliases.as_slice() {
-        [] => String::new(),
-        aliases => format!(", also called {}", aliases.join(", ")),
-    };
-    let lines = [
-        ("model", format!("{}{aliases}", config.model.name)),
+    let repacked = info.repack_cache.as_ref();
+    let repacked = repacked.map(|outcome| ("", format!("repacked weights: {outcome}")));
+    let model = vec![
+        ("model", named(config)),
         (
             "",
             format!(
@@ -42,6 +46,8 @@ pub fn banner(
             ),
         ),
         ("compute", compute(info)),
+    ];
+    let room = [
         (
             "KV cache",
             format!(
@@ -62,6 +68,57 @@ pub fn banner(
                 config.scheduler.max_num_batched_tokens
             ),
         ),
+    ];
+    model.into_iter().chain(repacked).chain(room).collect()
+}
+
+/// What mistral.rs has loaded.
+#[cfg(feature = "mistralrs")]
+pub fn mistralrs(config: &Config, info: &ServerInfo, engine: &MistralEngine) -> Facts {
+    use gossamer_api::text_engine::TextEngine;
+
+    let asked = config.scheduler.max_num_seqs;
+    let at_a_time = match engine.max_num_seqs() {
+        1 if asked > 1 => {
+            "1 sequence at a time (on the CPU mistral.rs computes batches wrong)".to_owned()
+        }
+        1 => "1 sequence at a time".to_owned(),
+        more => format!("{more} sequences at a time"),
+    };
+    vec![
+        ("model", named(config)),
+        (
+            "",
+            format!(
+                "{}, {} of weights",
+                info.architecture,
+                mib(info.weight_bytes)
+            ),
+        ),
+        ("compute", format!("mistral.rs on {}", info.backend)),
+        (
+            "limits",
+            format!(
+                "{at_a_time}, {} waiting, {} tokens each",
+                config.scheduler.max_waiting,
+                engine.max_sequence_len()
+            ),
+        ),
+    ]
+}
+
+/// The model's names.
+fn named(config: &Config) -> String {
+    let aliases = match config.model.aliases.as_slice() {
+        [] => String::new(),
+        aliases => format!(", also called {}", aliases.join(", ")),
+    };
+    format!("{}{aliases}", config.model.name)
+}
+
+/// The banner, with what there is to say about the engine.
+pub fn banner(config: &Config, facts: &Facts, address: SocketAddr) -> String {
+    let lines = [
         ("access", access(config, address).to_owned()),
         ("address", format!("http://{address}")),
         (
@@ -72,7 +129,7 @@ pub fn banner(
     ];
     let environment = config.environment.name();
     let mut out = format!("Gossamer {} ({environment})\n", env!("CARGO_PKG_VERSION"));
-    for (name, text) in lines {
+    for (name, text) in facts.iter().chain(&lines) {
         out.push_str(&format!("  {name:<9} {text}\n"));
     }
     out

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 /// How often the scheduler is looked at.
-const WATCH: Duration = Duration::from_secs(1);
+pub const WATCH: Duration = Duration::from_secs(1);
 
 /// Why no token came.
 #[derive(Debug, thiserror::Error)]

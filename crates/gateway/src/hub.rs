@@ -2,7 +2,8 @@
 //!
 //! The `hf-hub` crate knows the protocol and the layout of the cache, which is the one that all tools of Hugging Face share;
 //! `HF_HOME` (or `HF_HUB_CACHE`), `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they mean there.
-//! Invariant: a folder that is returned has every file that loading needs, all of one commit and of the size that the hub says.
+//! Invariant: a folder that is returned has every file that loading needs, all of one commit; when the hub was asked, of the
+//! size that it says.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -45,7 +46,7 @@ pub enum HubError {
     Network { endpoint: String, reason: String },
     /// Nobody has it, or it is not shown to us.
     #[error(
-        "there is no model {repo} with a revision {revision} at {endpoint}, or it is private and HF_TOKEN may not read it; nor is there such a folder here"
+        "there is no model {repo} with a revision {revision} at {endpoint}, or it is private and HF_TOKEN may not read it"
     )]
     NotFound {
         repo: String,
@@ -196,10 +197,9 @@ impl Hub {
         let api = self.api(model)?;
         let (commit, files) = self.listing(model, &api.repo(model.at(&model.revision)))?;
         // By commit: a push in the middle of a download must not mix two models.
-        let (remote, local) = (
-            api.repo(model.at(&commit)),
-            self.cache.repo(model.at(&commit)),
-        );
+        let remote = api.repo(model.at(&commit));
+        // Whoever brought them: other tools keep no reference by commit, so the cache is not asked for one.
+        let folder = self.cache.repo(model.at(&commit)).pointer_path(&commit);
         let total = files.iter().map(|(_, bytes)| bytes).sum();
         info!(
             model = model.name(),
@@ -208,7 +208,6 @@ impl Hub {
             "looking for the files"
         );
         let mut done = 0;
-        let mut folder = PathBuf::new();
         for (name, bytes) in &files {
             let mut meter = Meter {
                 progress: &mut *progress,
@@ -218,18 +217,17 @@ impl Hub {
             };
             let has_size =
                 |path: &PathBuf| std::fs::metadata(path).is_ok_and(|file| file.len() == *bytes);
-            let path = match local.get(name).filter(has_size) {
-                Some(path) => path,
-                None => (remote.download_with_progress(name, &mut meter))
-                    .map_err(|error| self.explain(error, model, name, *bytes))?,
-            };
-            check_size(&path, name, *bytes)?;
+            let path = folder.join(name);
+            if !has_size(&path) {
+                (remote.download_with_progress(name, &mut meter))
+                    .map_err(|error| self.explain(error, model, name, *bytes))?;
+                check_size(&path, name, *bytes)?;
+            }
             if name == CONFIG {
                 check_config(&path, model)?;
             }
             done += bytes;
             progress.show(done, total);
-            folder = path.parent().map(Path::to_owned).unwrap_or_default();
         }
         // Only now the revision is one that is there.
         (self.cache.repo(model.at(&model.revision)))

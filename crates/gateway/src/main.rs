@@ -12,6 +12,7 @@ mod keys;
 mod logging;
 mod memory;
 mod progress;
+mod running;
 mod serve;
 
 use std::process::ExitCode;

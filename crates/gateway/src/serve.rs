@@ -18,14 +18,15 @@ use gossamer_engine::{
     Engine, EngineConfig, EngineInfo, KvCacheSize, LoadError, LoadProgress, ModelSource,
 };
 use gossamer_metrics::Metrics;
-use gossamer_scheduler::{SchedulerConfig, SchedulerHandle, Worker};
+use gossamer_scheduler::SchedulerConfig;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
-use crate::banner::banner;
-use crate::config::{Config, Model, ModelPath};
+use crate::banner::{self, banner};
+use crate::config::{Config, EngineKind, Model, ModelPath};
 use crate::hub::{Hub, HubError, HubModel};
-use crate::{health, logging, memory};
+use crate::running::Running;
+use crate::{logging, memory};
 
 /// How long the first token may take.
 const WARM_UP: Duration = Duration::from_secs(600);
@@ -56,11 +57,22 @@ pub enum ServeError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The model cannot be had from the hub.
-    #[error("cannot get the model: {0}")]
+    #[error("cannot get the model: {0}; nor is there such a folder here")]
     Hub(#[from] HubError),
     /// The model cannot be loaded.
     #[error("cannot load the model {model}: {source}")]
     Load { model: String, source: LoadError },
+    /// The engine is not in this build.
+    #[cfg(not(feature = "mistralrs"))]
+    #[error(
+        "this build has no engine \"mistralrs\"; make one with \
+         `cargo build --release -p gossamer-gateway --features mistralrs`"
+    )]
+    NotBuilt,
+    /// mistral.rs does not run this model.
+    #[cfg(feature = "mistralrs")]
+    #[error("cannot load the model: {0}")]
+    Mistralrs(#[from] gossamer_mistralrs::LoadError),
     /// The scheduler cannot start over this engine.
     #[error("cannot start the scheduler: {0}")]
     Scheduler(#[from] gossamer_scheduler::StartError),
@@ -81,7 +93,11 @@ pub enum ServeError {
 impl ServeError {
     /// Whether it is a mistake in what was asked for, and not in what came of it.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Self::Unguarded(_) | Self::Auth(_))
+        match self {
+            #[cfg(not(feature = "mistralrs"))]
+            Self::NotBuilt => true,
+            _ => matches!(self, Self::Unguarded(_) | Self::Auth(_)),
+        }
     }
 }
 
@@ -104,27 +120,18 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
         None => ResponseStore::off(),
         Some(store) => ResponseStore::open(store, metrics.api.clone())?,
     };
-    let executor = load(config)?;
-    let engine = executor.info().clone();
-    let weight_bytes = usize::try_from(engine.weight_bytes).unwrap_or(usize::MAX);
-    metrics.engine.loaded(
-        &config.model.name,
-        engine.backend,
-        engine.kernels,
-        weight_bytes,
-    );
-
-    let (scheduler, worker) = gossamer_scheduler::start(
-        SchedulerConfig {
-            max_num_batched_tokens: config.scheduler.max_num_batched_tokens,
-            max_num_seqs: config.scheduler.max_num_seqs,
-            max_waiting: config.scheduler.max_waiting,
-            enable_prefix_caching: config.scheduler.enable_prefix_caching,
-            queue_timeout: config.scheduler.queue_timeout,
-        },
-        Box::new(executor),
-        metrics.scheduler.clone(),
-    )?;
+    let Started {
+        running,
+        info,
+        facts,
+    } = match config.engine.kind {
+        EngineKind::Local => local(config, &metrics)?,
+        EngineKind::Mistralrs => mistralrs(config, &metrics)?,
+    };
+    let weight_bytes = usize::try_from(info.weight_bytes).unwrap_or(usize::MAX);
+    metrics
+        .engine
+        .loaded(&info.model, &info.backend, &info.kernels, weight_bytes);
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -133,8 +140,8 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
         // From here on, so that a signal during the warm-up is not lost.
         let signals = Signals::new()?;
         // One token through everything below HTTP, so that whoever reaches the server finds it ready.
-        match tokio::time::timeout(WARM_UP, health::probe(&scheduler)).await {
-            Ok(answered) => answered.map_err(|error| ServeError::WarmUp(error.to_string()))?,
+        match tokio::time::timeout(WARM_UP, running.probe()).await {
+            Ok(answered) => answered.map_err(ServeError::WarmUp)?,
             Err(_) => {
                 return Err(ServeError::WarmUp(format!(
                     "not within {} s",
@@ -143,20 +150,19 @@ pub fn serve(config: &Config) -> Result<(), ServeError> {
             }
         }
         let state = AppState::new(
-            scheduler.clone(),
+            running.engine(),
             metrics,
             api_config(config),
-            server_info(config, &engine),
+            info,
             auth,
             store,
         );
-        let longest = scheduler.max_sequence_len();
-        let text = banner(config, &engine, scheduler.capacity(), longest, address);
+        let text = banner(config, &facts, address);
         // A closed standard output is no reason not to serve.
         let _ = std::io::stdout().write_all(text.as_bytes());
         info!(%address, model = config.model.name, "serving");
 
-        run(config, listener, state, scheduler, worker, signals).await
+        run(config, listener, state, running, signals).await
     })
 }
 
@@ -179,6 +185,75 @@ fn check_guarded(config: &Config, address: SocketAddr) -> Result<(), ServeError>
     }
     warn!(%address, "nobody is asked for a credential, and others can reach this address");
     Ok(())
+}
+
+/// An engine that is up, and what there is to say about it.
+struct Started {
+    running: Running,
+    info: ServerInfo,
+    facts: banner::Facts,
+}
+
+/// Our own engine under our scheduler.
+fn local(config: &Config, metrics: &Metrics) -> Result<Started, ServeError> {
+    let executor = load(config)?;
+    let engine = executor.info().clone();
+    let (scheduler, worker) = gossamer_scheduler::start(
+        SchedulerConfig {
+            max_num_batched_tokens: config.scheduler.max_num_batched_tokens,
+            max_num_seqs: config.scheduler.max_num_seqs,
+            max_waiting: config.scheduler.max_waiting,
+            enable_prefix_caching: config.scheduler.enable_prefix_caching,
+            queue_timeout: config.scheduler.queue_timeout,
+        },
+        Box::new(executor),
+        metrics.scheduler.clone(),
+    )?;
+    let longest = scheduler.max_sequence_len();
+    Ok(Started {
+        facts: banner::local(config, &engine, scheduler.capacity(), longest),
+        info: server_info(config, &engine),
+        running: Running::local(scheduler, worker),
+    })
+}
+
+#[cfg(not(feature = "mistralrs"))]
+fn mistralrs(_: &Config, _: &Metrics) -> Result<Started, ServeError> {
+    Err(ServeError::NotBuilt)
+}
+
+/// mistral.rs, with its own scheduler.
+#[cfg(feature = "mistralrs")]
+fn mistralrs(config: &Config, metrics: &Metrics) -> Result<Started, ServeError> {
+    use gossamer_mistralrs::{MistralConfig, MistralEngine};
+
+    let ModelPath::Folder(path) = &config.model.source else {
+        unreachable!("the configuration was checked");
+    };
+    let engine = MistralEngine::start(
+        &MistralConfig {
+            path: path.clone(),
+            max_model_len: config.engine.max_model_len,
+            max_num_seqs: config.scheduler.max_num_seqs,
+            max_waiting: config.scheduler.max_waiting,
+            queue_timeout: config.scheduler.queue_timeout,
+        },
+        metrics.scheduler.clone(),
+    )?;
+    let info = ServerInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        model: config.model.name.clone(),
+        architecture: engine.architecture().to_owned(),
+        backend: engine.backend().to_owned(),
+        kernels: "mistral.rs".to_owned(),
+        weight_bytes: engine.weight_bytes(),
+        kv_cache_bytes: 0,
+    };
+    Ok(Started {
+        facts: banner::mistralrs(config, &info, &engine),
+        info,
+        running: Running::Mistralrs(std::sync::Arc::new(engine)),
+    })
 }
 
 fn load(config: &Config) -> Result<gossamer_engine::EngineExecutor, ServeError> {
@@ -210,6 +285,7 @@ fn load(config: &Config) -> Result<gossamer_engine::EngineExecutor, ServeError> 
         max_model_len: config.engine.max_model_len,
         kernels: config.engine.kernels.clone(),
         weights: config.engine.weights,
+        repack_cache: config.engine.repack_cache.clone(),
     };
     let mut progress = Progress::new("loading");
     let mut show = |at: LoadProgress| progress.show(at.bytes, at.total_bytes);
@@ -243,7 +319,8 @@ fn api_config(config: &Config) -> ApiConfig {
         default_max_tokens: config.api.default_max_tokens,
         kept: config.api.kept,
         reasoning_content: config.api.reasoning_content,
-        constrain_headers: config.api.constrain_headers,
+        // Other models than GPT-OSS write none.
+        constrain_headers: config.api.constrain_headers && config.engine.kind == EngineKind::Local,
         heartbeat: config.api.heartbeat,
         retry_after: config.api.retry_after,
         system_fingerprint: Some(format!("gossamer-{}", env!("CARGO_PKG_VERSION"))),
@@ -286,30 +363,27 @@ async fn run(
     config: &Config,
     listener: TcpListener,
     state: AppState,
-    scheduler: SchedulerHandle,
-    worker: Worker,
+    mut running: Running,
     mut signals: Signals,
 ) -> Result<(), ServeError> {
     let server = gossamer_api::serve(listener, &server_config(config), state.clone())?;
     let http = server.handle();
     let mut server = tokio::spawn(server);
-    let mut worker = health::end_of(worker);
 
     let reason = tokio::select! {
         name = signals.next() => Reason::Signal(name),
-        ended = &mut worker => Reason::Failed(ServeError::Engine(ended.unwrap_or_default())),
-        why = health::unusable(&scheduler) => Reason::Failed(ServeError::Engine(why)),
+        why = running.unusable() => Reason::Failed(ServeError::Engine(why)),
         ended = &mut server => Reason::Failed(ServeError::Io(match ended {
             Ok(Err(error)) => error,
             _ => std::io::Error::other("it ended by itself"),
         })),
     };
 
-    scheduler.drain();
+    running.drain();
     let result = match reason {
         Reason::Signal(name) => {
             let timeout = config.server.shutdown_timeout;
-            let stats = scheduler.stats();
+            let stats = running.stats();
             info!(
                 signal = name,
                 running = stats.running,
@@ -318,7 +392,7 @@ async fn run(
             );
             tokio::select! {
                 _ = signals.next() => Err(ServeError::Interrupted),
-                finished = tokio::time::timeout(timeout, scheduler.drained()) => {
+                finished = tokio::time::timeout(timeout, running.drained()) => {
                     if finished.is_err() {
                         warn!(timeout_ms = timeout.as_millis() as u64, "not everything finished in time");
                     }
@@ -329,13 +403,13 @@ async fn run(
         Reason::Failed(error) => Err(error),
     };
     // What is left fails now, so that its clients hear of it before the connection closes.
-    scheduler.stop();
+    running.stop();
     if !matches!(result, Err(ServeError::Interrupted)) {
         // Responses in the background are kept by tasks of the HTTP threads.
         let _ = tokio::time::timeout(FLUSH, state.settled()).await;
         http.stop(true).await;
         // The step being executed may still be running.
-        let _ = tokio::time::timeout(FLUSH, worker).await;
+        let _ = tokio::time::timeout(FLUSH, running.ended()).await;
     }
     match &result {
         Ok(()) => info!("stopped"),

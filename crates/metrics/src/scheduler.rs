@@ -120,6 +120,11 @@ impl SchedulerMetrics {
     pub fn step(&self, num_tokens: usize, generated: usize, took: Duration) {
         self.step_duration.observe(took.as_secs_f64());
         self.step_tokens.observe(num_tokens as f64);
+        self.generated(generated);
+    }
+
+    /// Tokens were drawn; [`SchedulerMetrics::step`] says so too.
+    pub fn generated(&self, generated: usize) {
         self.generation_tokens.inc_by(generated as u64);
         self.rates
             .generation

@@ -23,4 +23,4 @@ pub use script::{Script, tokens};
 #[cfg(feature = "server")]
 pub use scripted_executor::ScriptedExecutor;
 #[cfg(feature = "server")]
-pub use server::{TestServer, TestSetup};
+pub use server::{BelowHttp, TestServer, TestSetup};

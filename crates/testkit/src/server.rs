@@ -4,11 +4,13 @@
 //! stops: listener, scheduler, worker.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use actix_web::dev::ServerHandle;
 use gossamer_api::auth::{Auth, AuthConfig};
+use gossamer_api::text_engine::{Engine, TextEngine};
 use gossamer_api::{
     ApiConfig, AppState, KeptBounds, PromptDate, ResponseStore, ServerConfig, ServerInfo,
     StoreConfig,
@@ -41,6 +43,8 @@ pub struct TestSetup {
     pub capacity: Capacity,
     /// Where responses are kept; `None`: nowhere.
     pub responses: Option<StoreConfig>,
+    /// Answers in place of the scheduler, which has nothing to do then.
+    pub text_engine: Option<Arc<dyn TextEngine>>,
 }
 
 impl TestSetup {
@@ -101,6 +105,7 @@ impl TestSetup {
                 max_bytes: 64 << 20,
                 max_age: Duration::from_secs(3600),
             }),
+            text_engine: None,
         }
     }
 
@@ -111,6 +116,62 @@ impl TestSetup {
     pub fn start(self) -> TestServer {
         TestServer::start(self)
     }
+
+    /// Starts all that is below HTTP.
+    ///
+    /// # Panics
+    /// It does not start; there is nothing to test then.
+    pub fn below_http(&self) -> BelowHttp {
+        let metrics = Metrics::new();
+        let script = self.script.clone();
+        let executor = ScriptedExecutor::new(self.capacity.clone(), script, self.control.clone())
+            .with_unlikely(self.unlikely.clone());
+        let (scheduler, worker) = gossamer_scheduler::start(
+            self.scheduler.clone(),
+            Box::new(executor),
+            metrics.scheduler.clone(),
+        )
+        .expect("the scheduler starts");
+        let info = ServerInfo {
+            version: "0.0.0-test".into(),
+            model: self.api.model.clone(),
+            architecture: "Scripted".into(),
+            backend: "script".into(),
+            kernels: "none".into(),
+            weight_bytes: 0,
+            kv_cache_bytes: 0,
+        };
+        let auth = Auth::new(&self.auth).expect("the files of credentials are usable");
+        let store = match &self.responses {
+            None => ResponseStore::off(),
+            Some(store) => {
+                ResponseStore::open(store, metrics.api.clone()).expect("the store opens")
+            }
+        };
+        let engine = match &self.text_engine {
+            None => Engine::Tokens(scheduler.clone()),
+            Some(engine) => Engine::Text(Arc::clone(engine)),
+        };
+        let state = AppState::new(engine, metrics.clone(), self.api.clone(), info, auth, store);
+        BelowHttp {
+            state,
+            scheduler,
+            metrics,
+            worker,
+        }
+    }
+}
+
+/// What a server answers from.
+pub struct BelowHttp {
+    /// What its handlers share.
+    pub state: AppState,
+    /// The scheduler.
+    pub scheduler: SchedulerHandle,
+    /// The metrics.
+    pub metrics: Metrics,
+    /// The scheduler's thread; it must not end before the state.
+    pub worker: Worker,
 }
 
 /// A running server.
@@ -130,39 +191,12 @@ pub struct TestServer {
 
 impl TestServer {
     fn start(setup: TestSetup) -> Self {
-        let metrics = Metrics::new();
-        let executor = ScriptedExecutor::new(setup.capacity, setup.script, setup.control.clone())
-            .with_unlikely(setup.unlikely);
-        let (scheduler, worker) = gossamer_scheduler::start(
-            setup.scheduler,
-            Box::new(executor),
-            metrics.scheduler.clone(),
-        )
-        .expect("the scheduler starts");
-        let info = ServerInfo {
-            version: "0.0.0-test".into(),
-            model: setup.api.model.clone(),
-            architecture: "Scripted".into(),
-            backend: "script".into(),
-            kernels: "none".into(),
-            weight_bytes: 0,
-            kv_cache_bytes: 0,
-        };
-        let auth = Auth::new(&setup.auth).expect("the files of credentials are usable");
-        let store = match &setup.responses {
-            None => ResponseStore::off(),
-            Some(store) => {
-                ResponseStore::open(store, metrics.api.clone()).expect("the store opens")
-            }
-        };
-        let state = AppState::new(
-            scheduler.clone(),
-            metrics.clone(),
-            setup.api,
-            info,
-            auth,
-            store,
-        );
+        let BelowHttp {
+            state,
+            scheduler,
+            metrics,
+            worker,
+        } = setup.below_http();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let addr = listener
             .local_addr()

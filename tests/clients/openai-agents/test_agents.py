@@ -1,27 +1,24 @@
 """OpenAI's Agents SDK for Python, on chat completions: runs, streams, its own tool loop, handoffs, errors."""
 
-import asyncio
 
 import openai
 import pytest
 from agents import (
-    Agent,
     MaxTurnsExceeded,
     ModelSettings,
     RunConfig,
     Runner,
     SQLiteSession,
-    function_tool,
     set_default_openai_api,
     set_default_openai_client,
     set_tracing_disabled,
 )
+from common import LOOP, agent, get_weather, run
 from gossamer_server import (
     ASK_WEATHER,
     CAPITAL,
     KEY,
     LIMITED_KEY,
-    MODEL,
     URL,
     WRONG_KEY,
     closed_port_url,
@@ -38,32 +35,10 @@ def client(url=URL, key=KEY):
     return AsyncOpenAI(base_url=url, api_key=key, max_retries=0, timeout=120)
 
 
-# One loop for all tests, because the SDK keeps one client, and the client its connections.
-LOOP = asyncio.Runner()
-
-
 @pytest.fixture(autouse=True)
 def default_client():
     set_default_openai_api("chat_completions")
     set_default_openai_client(client(), use_for_tracing=False)
-
-
-# As users write it: the SDK makes it strict.
-@function_tool
-def get_weather(city: str) -> str:
-    """Get the current weather for a city."""
-    return weather(city)
-
-
-def agent(**more):
-    settings = ModelSettings(temperature=0, max_tokens=400, include_usage=True)
-    return Agent(
-        **{"name": "Assistant", "instructions": "Be brief.", "model": MODEL, "model_settings": settings, **more}
-    )
-
-
-def run(agent, text, **more):
-    return LOOP.run(Runner.run(agent, text, **more))
 
 
 def test_chat_answers_with_reasoning_and_usage():

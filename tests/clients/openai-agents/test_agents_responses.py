@@ -1,33 +1,29 @@
 """OpenAI's Agents SDK for Python on the Responses API, its default: runs, streams, tools, handoffs, typed outputs."""
 
-import asyncio
 from typing import Literal
 
 import openai
 import pydantic
 import pytest
 from agents import (
-    Agent,
     ModelSettings,
     OpenAIConversationsSession,
     OpenAIResponsesModel,
     RunConfig,
     Runner,
     SQLiteSession,
-    function_tool,
     handoff,
     set_default_openai_api,
     set_default_openai_client,
     set_tracing_disabled,
 )
 from agents.extensions.handoff_filters import remove_all_tools
+from common import LOOP, agent, get_weather, run
 from gossamer_server import ASK_WEATHER, CAPITAL, KEY, MODEL, URL, WRONG_KEY, is_weather_answer, weather
 from openai import AsyncOpenAI
 from openai.types.shared import Reasoning
 
 set_tracing_disabled(True)
-# One loop for all tests, because the SDK keeps one client, and the client its connections.
-LOOP = asyncio.Runner()
 
 
 def client(key=KEY):
@@ -38,24 +34,6 @@ def client(key=KEY):
 def default_client():
     set_default_openai_api("responses")
     set_default_openai_client(client(), use_for_tracing=False)
-
-
-# As users write it: the SDK makes it strict.
-@function_tool
-def get_weather(city: str) -> str:
-    """Get the current weather for a city."""
-    return weather(city)
-
-
-def agent(**more):
-    settings = ModelSettings(temperature=0, max_tokens=400)
-    return Agent(
-        **{"name": "Assistant", "instructions": "Be brief.", "model": MODEL, "model_settings": settings, **more}
-    )
-
-
-def run(agent, text, **more):
-    return LOOP.run(Runner.run(agent, text, **more))
 
 
 def test_responses_answer_with_reasoning_and_usage():

@@ -6,13 +6,12 @@ import json
 import openai
 import pydantic
 import pytest
+from common import SETTINGS
 from gossamer_server import (
     ASK_WEATHER,
     CAPITAL,
-    KEY,
     LIMITED_KEY,
     MODEL,
-    URL,
     WEATHER,
     WRONG_KEY,
     closed_port_url,
@@ -22,15 +21,7 @@ from gossamer_server import (
 )
 from openai import AsyncOpenAI, OpenAI
 
-# Without retries, so that a test sees the first answer; strict, so that a missing or mistyped field is an exception.
-SETTINGS = {"base_url": URL, "api_key": KEY, "max_retries": 0, "timeout": 120, "_strict_response_validation": True}
 CHAT = {"model": MODEL, "temperature": 0, "max_completion_tokens": 400}
-
-
-@pytest.fixture
-def client():
-    with OpenAI(**SETTINGS) as client:
-        yield client
 
 
 def test_chat_answers_with_reasoning_and_usage(client):

@@ -8,13 +8,12 @@ from typing import Literal
 import openai
 import pydantic
 import pytest
+from common import SETTINGS
 from gossamer_server import (
     ASK_WEATHER,
     CAPITAL,
-    KEY,
     LIMITED_KEY,
     MODEL,
-    URL,
     WEATHER,
     WRONG_KEY,
     is_weather_answer,
@@ -23,8 +22,6 @@ from gossamer_server import (
 )
 from openai import AsyncOpenAI, OpenAI
 
-# Without retries, so that a test sees the first answer; strict, so that a missing or mistyped field is an exception.
-SETTINGS = {"base_url": URL, "api_key": KEY, "max_retries": 0, "timeout": 120, "_strict_response_validation": True}
 ASK = {"model": MODEL, "temperature": 0, "max_output_tokens": 400}
 TOOL = {"type": "function", "strict": False, **WEATHER["function"]}
 # Nothing but its bound ends an answer.
@@ -37,12 +34,6 @@ class Capital(pydantic.BaseModel):
 
     city: Literal["Paris", "Rome"]
     in_europe: bool
-
-
-@pytest.fixture
-def client():
-    with OpenAI(**SETTINGS) as client:
-        yield client
 
 
 def checked(events):

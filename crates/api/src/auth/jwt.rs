@@ -40,6 +40,23 @@ pub struct JwtConfig {
     pub leeway_seconds: u64,
 }
 
+impl JwtConfig {
+    /// To start from: no file yet, every algorithm, no audience and no issuer, 30 s.
+    pub fn without_keys() -> Self {
+        Self {
+            secret_file: None,
+            public_key_file: None,
+            jwks_file: None,
+            algorithms: JwtAlgorithm::names()
+                .filter_map(JwtAlgorithm::parse)
+                .collect(),
+            audience: Vec::new(),
+            issuer: Vec::new(),
+            leeway_seconds: 30,
+        }
+    }
+}
+
 /// What a checked token says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Token {

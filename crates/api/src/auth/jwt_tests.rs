@@ -29,17 +29,7 @@ impl Setup {
     fn new() -> Self {
         Self {
             folder: tempfile::tempdir().unwrap(),
-            config: JwtConfig {
-                secret_file: None,
-                public_key_file: None,
-                jwks_file: None,
-                algorithms: JwtAlgorithm::names()
-                    .filter_map(JwtAlgorithm::parse)
-                    .collect(),
-                audience: Vec::new(),
-                issuer: Vec::new(),
-                leeway_seconds: 30,
-            },
+            config: JwtConfig::without_keys(),
         }
     }
 

@@ -38,6 +38,11 @@ pub(crate) fn rules(
     Ok(rules.is_any().then(|| Arc::new(rules)))
 }
 
+/// Says what is wrong with a grammar, if anything is.
+pub(crate) fn check(held: &Held, state: &AppState) -> Result<(), ApiError> {
+    compile(held, state).map(|_| ())
+}
+
 fn compile(held: &Held, state: &AppState) -> Result<Arc<Grammar>, ApiError> {
     let started = Instant::now();
     let result = state.grammars.get(&held.source);

@@ -42,7 +42,7 @@ impl Job {
         prompt_param: &'static str,
         state: &AppState,
     ) -> Result<Self, ApiError> {
-        let limit = state.scheduler.max_sequence_len();
+        let limit = (state.engine.tokens(prompt_param)?).max_sequence_len();
         let max_tokens = prompts
             .iter()
             .map(|prompt| generate.max_tokens_for(prompt.len(), limit, &state.config, prompt_param))
@@ -78,6 +78,7 @@ impl Job {
 
     /// Hands every prompt to the scheduler.
     pub fn submit(self, state: &AppState) -> Result<Vec<TokenStream>, ApiError> {
+        let scheduler = state.engine.tokens(self.prompt_param)?;
         let generate = self.generate;
         let own_ends: &[u32] = if generate.ignore_eos {
             &[]
@@ -112,8 +113,7 @@ impl Job {
                 constraint: constraint.clone(),
             };
             // On an error the streams so far are dropped, which cancels them.
-            let stream = state
-                .scheduler
+            let stream = scheduler
                 .submit(request)
                 .map_err(|error| refusal(error, num_prompts, self.prompt_param, state))?;
             streams.push(stream);

@@ -1,36 +1,41 @@
-//! One HTTP request's token streams, read as updates of its choices.
+//! One HTTP request's streams, read as updates of its choices.
 //!
-//! Streamed and whole answers are made from the same [`Event`]s, so they cannot differ.
-//! Knows tokens and text, not the wire. Invariants: dropping a [`Generation`] drops its `TokenStream`s, which cancels
-//! everything in the scheduler; each choice ends exactly once; after `Finished` or `Failed` nothing comes.
+//! Streamed and whole answers are made from the same [`Event`]s, so they cannot differ. Where these come from is one of two
+//! sources, tokens of our scheduler (`tokens.rs`) or text of another engine (`text.rs`); what is counted, charged and ended
+//! is the ledger's (`ledger.rs`), whatever the source.
+//! Knows tokens and text, not the wire. Invariants: dropping a [`Generation`] drops its streams, which cancels everything
+//! below; each choice ends exactly once; after `Finished` or `Failed` nothing comes.
 
 mod answer;
 mod chat;
 pub(crate) mod constraint;
 mod job;
+mod ledger;
 pub(crate) mod logprobs;
 mod raw;
+mod text;
+mod tokens;
 
-use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 use gossamer_metrics::ApiMetrics;
-use gossamer_scheduler::{PromptLogprobs, TokenEvent, TokenLogprobs as RawLogprobs, TokenStream};
+use gossamer_scheduler::{PromptLogprobs, TokenLogprobs as RawLogprobs};
 
 pub(crate) use chat::{ChatAssembler, Messages, SEPARATOR};
 pub(crate) use job::Job;
 pub(crate) use raw::RawAssembler;
+pub(crate) use text::TextJob;
+
+use ledger::Ledger;
+use text::TextSource;
+use tokens::TokenSource;
 
 use crate::error::ApiError;
 use crate::request_id::RequestContext;
 use crate::state::AppState;
 use crate::validate::Generate;
 use crate::wire::chat::{FinishReason, TokenLogprob};
-use crate::wire::usage::{CompletionTokensDetails, PromptTokensDetails, Usage};
+use crate::wire::usage::Usage;
 
 /// What a message of the model is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,36 +133,34 @@ pub(crate) enum Event {
     Failed(ApiError),
 }
 
-struct Choice {
-    assembler: Box<dyn Assembler>,
-    tokens: usize,
-    /// Of the tokens whose log-probability is known.
-    logprob_sum: f64,
-    num_logprobs: usize,
-    last_token: Option<Instant>,
-    finished: bool,
+/// A request that an engine has not accepted yet, which takes a while: its client may go away.
+struct Waiting(Option<ApiMetrics>);
+
+impl Waiting {
+    /// It has been answered.
+    fn over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(metrics) = &self.0 {
+            metrics.cancelled();
+        }
+    }
+}
+
+/// Where events come from.
+enum Source {
+    Tokens(TokenSource),
+    Text(TextSource),
 }
 
 /// A request being answered.
 pub(crate) struct Generation {
-    /// One per prompt.
-    streams: Vec<TokenStream>,
-    /// `n` per prompt: those of the first prompt, then those of the second.
-    choices: Vec<Choice>,
-    n: usize,
-    /// Nothing was to be generated: what the scheduler drew, because it always draws, does not count.
-    nothing_wanted: bool,
-    open_streams: usize,
-    /// Where polling starts, so that no prompt of a batch waits for another.
-    next_stream: usize,
-    /// Events made together with one that was already handed out.
-    ready: VecDeque<Event>,
-    usage: Usage,
-    ended: bool,
-    had_token: bool,
-    retry_after: Duration,
-    metrics: ApiMetrics,
-    context: Rc<RequestContext>,
+    source: Source,
+    ledger: Ledger,
 }
 
 impl Generation {
@@ -168,199 +171,69 @@ impl Generation {
         context: Rc<RequestContext>,
         assembler: impl Fn(&Generate) -> Box<dyn Assembler>,
     ) -> Result<Self, ApiError> {
-        let generate = &job.generate;
-        let (n, nothing_wanted) = (generate.n as usize, generate.max_tokens == Some(0));
-        let choices = (0..job.prompts.len() * n)
-            .map(|_| Choice {
-                assembler: assembler(generate),
-                tokens: 0,
-                logprob_sum: 0.0,
-                num_logprobs: 0,
-                last_token: None,
-                finished: false,
-            })
-            .collect();
         let prompt_tokens = job.prompts.iter().map(Vec::len).sum();
-        let usage = Usage {
-            prompt_tokens,
-            ..Usage::default()
-        };
+        let num_choices = job.prompts.len() * job.generate.n as usize;
         context.charge_prompt(prompt_tokens)?;
-        let streams = job
-            .submit(state)
+        let source = TokenSource::submit(job, state, assembler)
             .inspect_err(|_| context.refund_prompt(prompt_tokens))?;
         Ok(Self {
-            open_streams: streams.len(),
-            streams,
-            choices,
-            n,
-            nothing_wanted,
-            next_stream: 0,
-            ready: VecDeque::new(),
-            usage,
-            ended: false,
-            had_token: false,
-            retry_after: state.config.retry_after,
-            metrics: state.metrics.api.clone(),
-            context,
+            source: Source::Tokens(source),
+            ledger: Ledger::new(num_choices, prompt_tokens, state, context),
+        })
+    }
+
+    /// Hands a conversation to an engine that takes text.
+    pub async fn submit_text(
+        job: TextJob,
+        state: &AppState,
+        context: Rc<RequestContext>,
+    ) -> Result<Self, ApiError> {
+        let waiting = Waiting(Some(state.metrics.api.clone()));
+        let source = TextSource::submit(job, state).await;
+        waiting.over();
+        let source = source?;
+        let prompt_tokens = source.prompt_tokens();
+        // How many they are is known only now; an error drops the stream, which cancels the request.
+        context.charge_prompt(prompt_tokens)?;
+        Ok(Self {
+            ledger: Ledger::new(source.num_choices(), prompt_tokens, state, context),
+            source: Source::Text(source),
         })
     }
 
     /// How many choices there will be.
     pub fn num_choices(&self) -> usize {
-        self.choices.len()
+        self.ledger.num_choices()
+    }
+
+    /// Tokens of all prompts.
+    pub fn prompt_tokens(&self) -> usize {
+        self.ledger.total_usage().prompt_tokens
     }
 
     /// The request that is being answered.
     pub fn context(&self) -> &RequestContext {
-        &self.context
+        self.ledger.context()
     }
 
     /// The next event; `None` after the last. Cancel-safe: a dropped future loses nothing.
     pub async fn next(&mut self) -> Option<Event> {
         loop {
-            if let Some(event) = self.ready.pop_front() {
+            if let Some(event) = self.ledger.pop() {
                 return Some(event);
             }
-            if self.ended {
+            if self.ledger.has_ended() {
                 return None;
             }
-            let (prompt, event) = poll_fn(|cx| self.poll_streams(cx)).await;
-            self.digest(prompt, event);
-        }
-    }
-
-    fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<(usize, TokenEvent)> {
-        let count = self.streams.len();
-        for offset in 0..count {
-            let i = (self.next_stream + offset) % count;
-            // `TokenStream::next` is cancel-safe and leaves the waker behind, so a fresh future per poll is enough.
-            if let Poll::Ready(Some(event)) = pin!(self.streams[i].next()).poll(cx) {
-                self.next_stream = (i + 1) % count;
-                return Poll::Ready((i, event));
+            match &mut self.source {
+                Source::Tokens(source) => source.advance(&mut self.ledger).await,
+                Source::Text(source) => source.advance(&mut self.ledger).await,
             }
         }
-        Poll::Pending
-    }
-
-    fn digest(&mut self, prompt: usize, event: TokenEvent) {
-        match event {
-            TokenEvent::Prompt(scored) => self.ready.push_back(Event::Prompt { prompt, scored }),
-            TokenEvent::Token {
-                index,
-                token,
-                logprobs,
-            } => self.token(prompt, index, token, logprobs),
-            TokenEvent::SequenceFinished { index, reason } => {
-                let choice = prompt * self.n + index as usize;
-                use gossamer_scheduler::FinishReason as Ended;
-                let cut = matches!(reason, Ended::Length | Ended::DeadEnd) || self.nothing_wanted;
-                self.finish_choice(choice, Update::default(), cut);
-            }
-            TokenEvent::Finished(summary) => {
-                self.usage.prompt_tokens_details = PromptTokensDetails {
-                    cached_tokens: self.usage.prompt_tokens_details.cached_tokens
-                        + summary.cached_len,
-                };
-                self.open_streams -= 1;
-                if self.open_streams == 0 {
-                    self.end(Event::Finished(self.total_usage()));
-                }
-            }
-            TokenEvent::Failed(error) => {
-                // Cancels the other prompts of the batch.
-                self.streams.clear();
-                self.end(Event::Failed(ApiError::from_request(
-                    error,
-                    self.retry_after,
-                )));
-            }
-        }
-    }
-
-    fn token(&mut self, prompt: usize, index: u32, token: u32, logprobs: Option<Box<RawLogprobs>>) {
-        let number = prompt * self.n + index as usize;
-        let choice = &mut self.choices[number];
-        if choice.finished || self.nothing_wanted {
-            // Drawn before the scheduler heard that a stop string had ended the choice.
-            return;
-        }
-        let now = Instant::now();
-        if !std::mem::replace(&mut self.had_token, true) {
-            self.metrics.first_token(now - self.context.arrived);
-        }
-        if let Some(last) = choice.last_token.replace(now) {
-            self.metrics.inter_token(now - last);
-        }
-        choice.tokens += 1;
-        if let Some(logprobs) = &logprobs {
-            choice.logprob_sum += f64::from(logprobs.logprob);
-            choice.num_logprobs += 1;
-        }
-        self.context.charge_generated(1);
-        let mut update = Update::default();
-        if choice.assembler.push(token, logprobs, &mut update) {
-            self.streams[prompt].finish_sequence(index);
-            self.finish_choice(number, update, false);
-        } else if !update.is_empty() {
-            self.ready.push_back(Event::Update {
-                choice: number,
-                update,
-            });
-        }
-    }
-
-    /// Ends a choice, once. `cut`: not by the model or a stop string, but because there was no room for more.
-    fn finish_choice(&mut self, number: usize, mut update: Update, cut: bool) {
-        let choice = &mut self.choices[number];
-        if std::mem::replace(&mut choice.finished, true) {
-            return;
-        }
-        choice.assembler.finish(&mut update);
-        let reason = if cut {
-            FinishReason::Length
-        } else {
-            choice.assembler.own_end()
-        };
-        choice.assembler.report(&self.metrics);
-        self.metrics.choice_finished(reason.as_str());
-        self.ready.push_back(Event::ChoiceFinished {
-            choice: number,
-            update,
-            reason,
-            stop_string: choice.assembler.stop_string().map(str::to_owned),
-            mean_logprob: choice.logprob_sum / choice.num_logprobs.max(1) as f64,
-        });
-    }
-
-    fn end(&mut self, event: Event) {
-        self.ended = true;
-        self.context.note_usage(self.total_usage());
-        self.ready.push_back(event);
     }
 
     /// Token counts so far.
     pub fn total_usage(&self) -> Usage {
-        let completion_tokens = self.choices.iter().map(|choice| choice.tokens).sum();
-        let reasoning_tokens = self
-            .choices
-            .iter()
-            .map(|choice| choice.assembler.reasoning_tokens())
-            .sum();
-        Usage {
-            completion_tokens,
-            total_tokens: self.usage.prompt_tokens + completion_tokens,
-            completion_tokens_details: CompletionTokensDetails { reasoning_tokens },
-            ..self.usage
-        }
-    }
-}
-
-impl Drop for Generation {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.context.note_usage(self.total_usage());
-            self.metrics.cancelled();
-        }
+        self.ledger.total_usage()
     }
 }

@@ -6,9 +6,9 @@ use crate::reply::prompts::Prompts;
 use crate::sse::{Chunks, Frames};
 use crate::wire::chat::{
     ChatChoice, ChatCompletion, ChatCompletionChunk, ChatLogprobs, ChunkChoice, Delta,
-    DeltaFunction, DeltaToolCall, FinishReason, FunctionCall, FunctionType, ResponseMessage,
-    ToolCall,
+    DeltaFunction, DeltaToolCall, FinishReason, ResponseMessage, ToolCall,
 };
+use crate::wire::chat_request::{FunctionCall, FunctionType};
 use crate::wire::usage::Usage;
 
 /// What an answer shows besides its text.

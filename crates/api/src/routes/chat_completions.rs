@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{prepare, read_body};
 use crate::error::ApiError;
-use crate::generation::{ChatAssembler, Generation, Job, Messages, constraint};
+use crate::generation::{ChatAssembler, Generation, Job, Messages, TextJob, constraint};
 use crate::kept::Keeper;
 use crate::openapi::errors::GenerationErrors;
 use crate::reply::chat::{ChatChunks, Shown, WholeChat};
@@ -18,8 +18,11 @@ use crate::reply::{Head, ShownUsage, collect};
 use crate::request_id::RequestContext;
 use crate::sse;
 use crate::state::AppState;
+use crate::text_engine::Engine;
 use crate::validate::chat::{self, ChatRequest};
-use crate::wire::chat::{ChatCompletion, ChatCompletionChunk, ChatCompletionRequest};
+use crate::validate::{StreamOptions, text_engine};
+use crate::wire::chat::{ChatCompletion, ChatCompletionChunk};
+use crate::wire::chat_request::ChatCompletionRequest;
 
 /// Answers a conversation.
 ///
@@ -51,7 +54,7 @@ pub(crate) async fn create(
     let keeper = state.keeper(context.principal());
     let prepared = prepare(&state, body, move |body, state| read(body, &keeper, state)).await?;
     if prepared.is_streamed() {
-        return prepared.streamed(ID_PREFIX, &state, context);
+        return prepared.streamed(ID_PREFIX, &state, context).await;
     }
     let answer = prepared.whole(ID_PREFIX, &state, context).await?;
     Ok(HttpResponse::Ok().json(answer))
@@ -63,15 +66,26 @@ pub(crate) fn read(body: Value, keeper: &Keeper, state: &AppState) -> Result<Pre
     Prepared::new(request, "messages", state)
 }
 
-/// A valid chat request, rendered and known to fit: all that is left is to run it. The one way to the scheduler of every
-/// endpoint that takes a conversation, in whatever shape.
+/// What is left to run, for either kind of engine.
+enum Work {
+    Tokens {
+        job: Box<Job>,
+        tools_allowed: bool,
+        call_prefix: &'static str,
+        messages: Messages,
+    },
+    Text(Box<TextJob>),
+}
+
+/// A valid chat request, rendered and known to fit where the tokens are ours: all that is left is to run it. The one way to
+/// the engine of every endpoint that takes a conversation, in whatever shape.
 pub(crate) struct Prepared {
-    job: Job,
-    tools_allowed: bool,
+    work: Work,
     include_reasoning: bool,
     names_tier: bool,
-    call_prefix: &'static str,
-    messages: Messages,
+    logprobs: bool,
+    prompt_logprobs: Option<u8>,
+    stream: Option<StreamOptions>,
 }
 
 impl Prepared {
@@ -81,19 +95,20 @@ impl Prepared {
         prompt_param: &'static str,
         state: &AppState,
     ) -> Result<Self, ApiError> {
-        let tools_allowed = !request.conversation.tools.is_empty();
-        let rules = constraint::rules(request.outputs, state)?;
-        let prompt = render(&request.conversation);
-        let mut job = Job::new(vec![prompt], request.generate, prompt_param, state)?;
-        job.rules = rules;
-        job.check_prompt_logprobs("prompt_logprobs")?;
+        let generate = &request.generate;
         Ok(Self {
-            job,
-            tools_allowed,
             include_reasoning: request.include_reasoning,
             names_tier: request.names_tier,
-            call_prefix: "call_",
-            messages: Messages::Joined,
+            logprobs: generate.sampling.logprobs.is_some(),
+            prompt_logprobs: generate.prompt_logprobs,
+            stream: generate.stream,
+            work: match &state.engine {
+                Engine::Tokens(_) => tokens(request, prompt_param, state)?,
+                Engine::Text(engine) => {
+                    let job = text_engine::job(request, prompt_param, engine, state)?;
+                    Work::Text(Box::new(job))
+                }
+            },
         })
     }
 
@@ -106,25 +121,25 @@ impl Prepared {
     ) -> Result<ChatCompletion, ApiError> {
         let (shown, head) = (self.shown(state), self.head(id_prefix, state));
         let wanted = Wanted {
-            prompt_logprobs: self.job.generate.prompt_logprobs,
+            prompt_logprobs: self.prompt_logprobs,
             ..Wanted::default()
         };
-        let prompt = Prompts::new(&self.job.prompts, wanted);
-        let generation = self.run(state, context)?;
+        let prompt = Prompts::new(self.prompts(), wanted);
+        let generation = self.run(state, context).await?;
         let mut answer = WholeChat::new(generation.num_choices(), shown, prompt);
         let usage = collect(generation, &mut answer).await?;
         Ok(answer.finish(head, usage))
     }
 
     /// Runs it, chunk by chunk.
-    pub fn streamed(
+    pub async fn streamed(
         self,
         id_prefix: &str,
         state: &AppState,
         context: Rc<RequestContext>,
     ) -> Result<HttpResponse, ApiError> {
         let (shown, head) = (self.shown(state), self.head(id_prefix, state));
-        let generation = self.run(state, context)?;
+        let generation = self.run(state, context).await?;
         let chunks = ChatChunks::new(head, generation.num_choices(), shown);
         let metrics = state.metrics.api.clone();
         let heartbeat = state.config.heartbeat;
@@ -132,12 +147,11 @@ impl Prepared {
     }
 
     fn shown(&self, state: &AppState) -> Shown {
-        let generate = &self.job.generate;
         Shown {
             reasoning: self.include_reasoning,
             reasoning_content: state.config.reasoning_content,
-            logprobs: generate.sampling.logprobs.is_some(),
-            usage: ShownUsage::new(generate.stream),
+            logprobs: self.logprobs,
+            usage: ShownUsage::new(self.stream),
         }
     }
 
@@ -149,38 +163,80 @@ impl Prepared {
 
     /// Lets the ids of calls begin with this.
     pub fn with_call_prefix(mut self, prefix: &'static str) -> Self {
-        self.call_prefix = prefix;
+        match &mut self.work {
+            Work::Tokens { call_prefix, .. } => *call_prefix = prefix,
+            Work::Text(job) => job.call_prefix = prefix,
+        }
         self
     }
 
     /// Says what becomes of several messages of one kind; they are joined otherwise.
-    pub fn with_messages(mut self, messages: Messages) -> Self {
-        self.messages = messages;
+    pub fn with_messages(mut self, wanted: Messages) -> Self {
+        match &mut self.work {
+            Work::Tokens { messages, .. } => *messages = wanted,
+            Work::Text(job) => job.messages = wanted,
+        }
         self
     }
 
     /// Whether the client wants events as they come.
     pub fn is_streamed(&self) -> bool {
-        self.job.generate.stream.is_some()
+        self.stream.is_some()
     }
 
-    /// Tokens of the prompt.
+    /// Tokens of the prompt, where they are ours; the engine of text tells only when it runs.
     pub fn prompt_len(&self) -> usize {
-        self.job.prompts.iter().map(Vec::len).sum()
+        self.prompts().iter().map(Vec::len).sum()
     }
 
-    /// Hands it to the scheduler.
-    pub fn run(
+    fn prompts(&self) -> &[Vec<u32>] {
+        match &self.work {
+            Work::Tokens { job, .. } => &job.prompts,
+            Work::Text(_) => &[],
+        }
+    }
+
+    /// Hands it to the engine.
+    pub async fn run(
         self,
         state: &AppState,
         context: Rc<RequestContext>,
     ) -> Result<Generation, ApiError> {
-        let (tools_allowed, call_prefix) = (self.tools_allowed, self.call_prefix);
-        let messages = self.messages;
-        let keeper = state.keeper(context.principal());
-        Generation::submit(self.job, state, context, |generate| {
-            let assembler = ChatAssembler::new(&generate.stop_strings, tools_allowed, call_prefix);
-            Box::new(assembler.with_messages(messages).keeping(keeper.clone()))
-        })
+        match self.work {
+            Work::Text(job) => Generation::submit_text(*job, state, context).await,
+            Work::Tokens {
+                job,
+                tools_allowed,
+                call_prefix,
+                messages,
+            } => {
+                let keeper = state.keeper(context.principal());
+                Generation::submit(*job, state, context, |generate| {
+                    let assembler =
+                        ChatAssembler::new(&generate.stop_strings, tools_allowed, call_prefix);
+                    Box::new(assembler.with_messages(messages).keeping(keeper.clone()))
+                })
+            }
+        }
     }
+}
+
+/// Renders the prompt and compiles what its answer is held to.
+fn tokens(
+    request: ChatRequest,
+    prompt_param: &'static str,
+    state: &AppState,
+) -> Result<Work, ApiError> {
+    let tools_allowed = !request.conversation.tools.is_empty();
+    let rules = constraint::rules(request.outputs, state)?;
+    let prompt = render(&request.conversation);
+    let mut job = Job::new(vec![prompt], request.generate, prompt_param, state)?;
+    job.rules = rules;
+    job.check_prompt_logprobs("prompt_logprobs")?;
+    Ok(Work::Tokens {
+        job: Box::new(job),
+        tools_allowed,
+        call_prefix: "call_",
+        messages: Messages::Joined,
+    })
 }

@@ -92,6 +92,7 @@ impl Texts {
 
 /// Reads a body up to what is left to run.
 pub(crate) fn read(body: Value, state: &AppState) -> Result<Texts, ApiError> {
+    state.engine.tokens("prompt")?;
     let mut request = completions::validate(body, &state.config)?;
     let wanted = Wanted {
         echo: request.echo,

@@ -53,8 +53,9 @@ pub(crate) async fn create(
     let (prepared, thinking) =
         prepare(&state, body, move |body, state| read(body, &keeper, state)).await?;
     let head = Head::new("msg_", &state.config);
-    let (streamed, prompt_len) = (prepared.is_streamed(), prepared.prompt_len());
-    let generation = prepared.run(&state, context)?;
+    let streamed = prepared.is_streamed();
+    let generation = prepared.run(&state, context).await?;
+    let prompt_len = generation.prompt_tokens();
     if streamed {
         let events = MessageEvents::new(head, thinking, prompt_len);
         let metrics = state.metrics.api.clone();
@@ -111,6 +112,7 @@ pub(crate) fn read_count(
     keeper: &Keeper,
     state: &AppState,
 ) -> Result<MessageTokensCount, ApiError> {
+    state.engine.tokens("messages")?;
     let (mut conversation, calls) = anthropic::count(body, &state.config)?;
     keeper.restore(&mut conversation.turns, &calls);
     Ok(MessageTokensCount {

@@ -69,6 +69,6 @@ fn model(id: &str, state: &AppState) -> Model {
         created: state.created,
         owned_by: "gossamer",
         parent: (id != main).then(|| main.clone()),
-        max_model_len: state.scheduler.max_sequence_len(),
+        max_model_len: state.engine.max_sequence_len(),
     }
 }

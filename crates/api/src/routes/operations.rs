@@ -34,7 +34,7 @@ pub(crate) async fn health() -> HttpResponse {
     ),
 )]
 pub(crate) async fn ready(state: Data<AppState>) -> Result<HttpResponse, ApiError> {
-    if state.scheduler.is_ready() {
+    if state.engine.is_ready() {
         return Ok(HttpResponse::Ok().json(Status { status: "ready" }));
     }
     Err(ApiError::new(
@@ -70,14 +70,13 @@ pub(crate) async fn metrics(state: Data<AppState>) -> HttpResponse {
     responses((status = 200, description = "Facts.", body = Info), ServerErrors),
 )]
 pub(crate) async fn info(state: Data<AppState>) -> HttpResponse {
-    let scheduler = &state.scheduler;
-    let stats = scheduler.stats();
-    let capacity = scheduler.capacity();
+    let engine = &state.engine;
+    let stats = engine.stats();
     HttpResponse::Ok().json(Info {
         server: (*state.info).clone(),
-        max_sequence_len: scheduler.max_sequence_len(),
-        kv_cache_tokens: capacity.longest_sequence(1),
-        ready: scheduler.is_ready(),
+        max_sequence_len: engine.max_sequence_len(),
+        kv_cache_tokens: (engine.capacity()).map(|capacity| capacity.longest_sequence(1)),
+        ready: engine.is_ready(),
         running: stats.running,
         waiting: stats.waiting,
         uptime_seconds: state.started.elapsed().as_secs(),

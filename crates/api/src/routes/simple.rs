@@ -95,7 +95,7 @@ pub(crate) async fn stream(
     let context = RequestContext::of(&request);
     let body = read_body(&request, payload, &state).await?;
     let prepared = prepare(&state, body, |body, state| read(body, true, state)).await?;
-    prepared.streamed("stream-", &state, context)
+    prepared.streamed("stream-", &state, context).await
 }
 
 async fn answer(

@@ -16,7 +16,7 @@ use crate::request_id::RequestContext;
 use crate::state::AppState;
 use crate::validate::tokens::Source;
 use crate::validate::{chat, tokens};
-use crate::wire::chat::ChatCompletionRequest;
+use crate::wire::chat_request::ChatCompletionRequest;
 use crate::wire::tokens::{
     DetokenizeRequest, DetokenizeResponse, RenderedPrompt, TokenizeRequest, TokenizeResponse,
 };
@@ -43,6 +43,7 @@ pub(crate) async fn tokenize(
 
 /// Reads a body to the answer.
 pub(crate) fn read_tokenize(body: Value, state: &AppState) -> Result<TokenizeResponse, ApiError> {
+    let limit = state.engine.tokens("prompt")?.max_sequence_len();
     let request = tokens::tokenize(body, &state.config)?;
     let tokens = match request.source {
         Source::Text(text) => Tokenizer::get().encode(&text),
@@ -50,7 +51,7 @@ pub(crate) fn read_tokenize(body: Value, state: &AppState) -> Result<TokenizeRes
     };
     Ok(TokenizeResponse {
         count: tokens.len(),
-        max_model_len: state.scheduler.max_sequence_len(),
+        max_model_len: limit,
         token_strs: (request.with_strings)
             .then(|| tokens.iter().map(|&token| text(&[token])).collect()),
         tokens,
@@ -81,6 +82,7 @@ pub(crate) fn read_detokenize(
     body: Value,
     state: &AppState,
 ) -> Result<DetokenizeResponse, ApiError> {
+    state.engine.tokens("tokens")?;
     let tokens = tokens::detokenize(body, &state.config)?;
     Ok(DetokenizeResponse {
         prompt: text(&tokens),
@@ -117,6 +119,7 @@ pub(crate) fn read_render(
     keeper: &Keeper,
     state: &AppState,
 ) -> Result<RenderedPrompt, ApiError> {
+    let limit = state.engine.tokens("messages")?.max_sequence_len();
     let request = chat::validate(body, &state.config)?.restore(keeper);
     let token_ids = render_conversation(&request.conversation);
     Ok(RenderedPrompt {
@@ -125,7 +128,7 @@ pub(crate) fn read_render(
         prompt: text(&token_ids),
         count: token_ids.len(),
         token_ids,
-        max_model_len: state.scheduler.max_sequence_len(),
+        max_model_len: limit,
     })
 }
 

@@ -35,6 +35,7 @@ pub(crate) mod response_tools;
 pub(crate) mod responses;
 mod sampling;
 pub(crate) mod simple;
+pub(crate) mod text_engine;
 pub(crate) mod tokens;
 mod tools;
 

@@ -4,6 +4,7 @@
 //! `validate`, which can name the field that is wrong; a test holds the two together, field by field.
 
 pub mod chat;
+pub mod chat_request;
 pub mod completions;
 pub mod error;
 pub mod messages;

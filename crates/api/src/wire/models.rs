@@ -49,8 +49,10 @@ pub struct Info {
     pub server: ServerInfo,
     /// Most tokens of prompt and output together.
     pub max_sequence_len: usize,
-    /// Tokens that the KV cache holds, as one sequence; each further sequence keeps a sliding window besides.
-    pub kv_cache_tokens: usize,
+    /// Tokens that the KV cache holds, as one sequence; each further sequence keeps a sliding window besides. Absent where
+    /// each sequence has a cache of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kv_cache_tokens: Option<usize>,
     /// Whether `/ready` says yes.
     pub ready: bool,
     /// Sequences being worked on.

@@ -3,7 +3,8 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::chat::{FinishReason, ReasoningEffort, RequestMessage, ResponseMessage};
+use super::chat::{FinishReason, ResponseMessage};
+use super::chat_request::{ReasoningEffort, RequestMessage};
 use super::completions::StopStrings;
 use super::usage::Usage;
 

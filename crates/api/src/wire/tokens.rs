@@ -5,7 +5,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::chat::{ReasoningEffort, RequestMessage, RequestTool};
+use super::chat_request::{ReasoningEffort, RequestMessage, RequestTool};
 
 /// Body of `POST /tokenize`: either `prompt`, or `messages` with what goes with them.
 #[derive(Serialize, ToSchema)]

@@ -35,12 +35,10 @@ impl Guarded {
         setup.auth.key_file = Some(keys);
         setup.auth.jwt = Some(JwtConfig {
             secret_file: Some(secret),
-            public_key_file: None,
-            jwks_file: None,
             algorithms: vec![JwtAlgorithm::Hs256],
             audience: vec!["gossamer".into()],
-            issuer: Vec::new(),
             leeway_seconds: 0,
+            ..JwtConfig::without_keys()
         });
         change(&mut setup);
         let server = setup.start();

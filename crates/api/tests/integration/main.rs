@@ -32,5 +32,6 @@ mod responses;
 mod simple;
 mod stop;
 mod streaming;
+mod text_engine;
 mod tokens;
 mod tools;

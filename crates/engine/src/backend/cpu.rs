@@ -11,6 +11,7 @@ mod kv;
 mod linear;
 mod moe;
 mod packed;
+mod repack_cache;
 
 use gossamer_kernels::{
     Bf16Matrix, Bf16Slice, ColumnsMut, Isa, PackedMatrix, PagedQueries, QUANT_BLOCK, QuantBlock,
@@ -19,6 +20,7 @@ use gossamer_kernels::{
 };
 use gossamer_scheduler::{PromptLogprobs, SampleSpec, SampledToken};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use crate::backend::{AttentionParams, Backend, BackendInfo, Budget, ExpertWeights, yarn_params};
@@ -29,7 +31,7 @@ use crate::model::ModelConfig;
 use crate::sampler::{self, Scratch};
 use crate::step::{Score, Step};
 use crate::threads::Team;
-use crate::weights::Weight;
+use crate::weights::{Origin, Weight};
 
 use buffers::Buffers;
 
@@ -39,6 +41,8 @@ use head::{CpuHead, CpuLogits, HeadRows};
 use kv::CpuKvCache;
 use linear::{CpuLinear, bf16_matrix, widened};
 use moe::MoeScratch;
+use packed::Packer;
+use repack_cache::RepackCache;
 
 /// Multiply-adds below which waking the other threads costs more than it saves.
 const MIN_PARALLEL_WORK: usize = 32 * 1024;
@@ -66,6 +70,7 @@ pub struct Cpu {
     kv: CpuKvCache,
     moe: MoeScratch,
     weights: WeightFormat,
+    cache: RepackCache,
     /// 0, 1, 2, ...: all rows of a step, in order.
     all_rows: Vec<u32>,
     /// One per thread.
@@ -111,8 +116,25 @@ impl Cpu {
             kv: CpuKvCache::default(),
             moe: MoeScratch::default(),
             weights,
+            cache: RepackCache::off(),
             all_rows: Vec::new(),
         })
+    }
+
+    /// Packed weights go through the cache in `folder`, if they come from files.
+    pub fn with_repack_cache(mut self, folder: &Path, origin: &Origin) -> Self {
+        if self.weights == WeightFormat::Int8 {
+            self.cache = RepackCache::open(folder, origin, self.isa);
+        }
+        self
+    }
+
+    fn packer(&mut self) -> Packer<'_> {
+        Packer {
+            isa: self.isa,
+            team: &mut self.team,
+            cache: &mut self.cache,
+        }
     }
 
     fn tensor(&self, rows: usize, cols: usize) -> CpuTensor {
@@ -258,6 +280,7 @@ impl Backend for Cpu {
             device: None,
             kernels: self.isa.name(),
             num_threads: self.team.size(),
+            repack_cache: self.cache.outcome(),
         }
     }
 
@@ -276,7 +299,7 @@ impl Backend for Cpu {
     ) -> Result<CpuLinear, LoadError> {
         match self.weights {
             WeightFormat::Bf16 => Ok(CpuLinear::Bf16 { weight, bias }),
-            WeightFormat::Int8 => CpuLinear::int8(self.isa, &mut self.team, &weight, bias.as_ref()),
+            WeightFormat::Int8 => CpuLinear::int8(&mut self.packer(), &weight, bias.as_ref()),
         }
     }
 
@@ -289,7 +312,7 @@ impl Backend for Cpu {
         let head = CpuHead::new(weight);
         match self.weights {
             WeightFormat::Bf16 => Ok(head),
-            WeightFormat::Int8 => head.packed(self.isa, &mut self.team),
+            WeightFormat::Int8 => head.packed(&mut self.packer()),
         }
     }
 
@@ -300,7 +323,7 @@ impl Backend for Cpu {
     fn load_experts(&mut self, experts: ExpertWeights) -> Result<CpuExperts, LoadError> {
         match self.weights {
             WeightFormat::Bf16 => Ok(CpuExperts::InPlace(experts)),
-            WeightFormat::Int8 => CpuExperts::packed(self.isa, &mut self.team, &experts),
+            WeightFormat::Int8 => CpuExperts::packed(&mut self.packer(), &experts),
         }
     }
 
@@ -309,6 +332,7 @@ impl Backend for Cpu {
     }
 
     fn allocate_kv_cache(&mut self, shape: &KvShape) -> Result<(), LoadError> {
+        self.cache.finish();
         self.kv = CpuKvCache::new(shape)?;
         Ok(())
     }

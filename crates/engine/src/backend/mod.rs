@@ -33,6 +33,8 @@ pub struct BackendInfo {
     pub kernels: &'static str,
     /// Threads that compute; 0 where a device does.
     pub num_threads: usize,
+    /// What came of keeping repacked weights, where they are kept.
+    pub repack_cache: Option<String>,
 }
 
 /// Memory of a device that a KV cache may take.
@@ -163,7 +165,7 @@ pub trait Backend: Send + 'static {
     /// # Errors
     /// [`LoadError::Device`] where the device does not say what is free.
     fn kv_cache_budget(&self, percent: u8) -> Result<Option<Budget>, LoadError>;
-    /// Makes the KV cache. Called once, before any step.
+    /// Makes the KV cache. Called once, with all weights loaded, before any step.
     ///
     /// # Errors
     /// [`LoadError::Setting`] when there is no room for it.

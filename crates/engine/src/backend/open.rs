@@ -8,6 +8,7 @@ use crate::backend::cpu::Cpu;
 use crate::config::{DeviceChoice, EngineConfig};
 use crate::error::LoadError;
 use crate::model::ModelConfig;
+use crate::weights::Origin;
 
 #[cfg(any(feature = "metal", feature = "cuda"))]
 use crate::backend::accelerated::Accelerated;
@@ -34,12 +35,13 @@ pub trait OnBackend {
     fn run<B: Backend>(self, backend: B) -> Result<Self::Out, LoadError>;
 }
 
-/// Opens the backend that `engine` asks for and hands it over.
+/// Opens the backend that `engine` asks for and hands it over; `origin` has the files that its weights will come from.
 ///
 /// # Errors
 /// [`LoadError::NoDevice`] when it is not in this build or not on this machine; those of the backend and of `then`.
 pub fn open<T: OnBackend>(
     model: &ModelConfig,
+    origin: Option<&Origin>,
     engine: &EngineConfig,
     then: T,
 ) -> Result<T::Out, LoadError> {
@@ -64,7 +66,11 @@ pub fn open<T: OnBackend>(
         }
     }
     let kernels = engine.kernels.as_deref();
-    then.run(Cpu::new(model, engine.threads, kernels, engine.weights)?)
+    let cpu = Cpu::new(model, engine.threads, kernels, engine.weights)?;
+    then.run(match (&engine.repack_cache, origin) {
+        (Some(folder), Some(origin)) => cpu.with_repack_cache(folder, origin),
+        _ => cpu,
+    })
 }
 
 fn not_built(wanted: DeviceChoice) -> String {

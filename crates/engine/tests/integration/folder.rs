@@ -69,5 +69,6 @@ pub fn config(threads: usize, num_blocks: usize) -> EngineConfig {
         max_model_len: None,
         weights: WeightFormat::Bf16,
         kernels: None,
+        repack_cache: None,
     }
 }

@@ -2,10 +2,13 @@
 
 use std::fs;
 
-use gossamer_engine::{DeviceChoice, Engine, EngineConfig, KvCacheSize, LoadError, ModelSource};
+use gossamer_engine::{
+    DeviceChoice, Engine, EngineConfig, KvCacheSize, LoadError, ModelSource, WeightFormat,
+};
 use gossamer_scheduler::{Executor, KvGroup};
 use gossamer_testkit::random_model::RandomModel;
 
+use crate::driver::{Row, plan, prompt};
 use crate::folder::{Folder, config};
 
 fn load(folder: &Folder, config: &EngineConfig) -> Result<(), LoadError> {
@@ -303,4 +306,41 @@ fn a_device_that_this_build_lacks_is_refused_with_what_it_has_and_how_to_build()
         ..config(1, 8)
     };
     load(&folder, &settings).unwrap();
+}
+
+#[test]
+fn repacked_weights_that_were_kept_give_the_same_logits() {
+    let folder = small(u64::MAX);
+    let kept = tempfile::tempdir().unwrap();
+    let prompt = prompt(1, 40, 300);
+    let run = |repack_cache| {
+        let settings = EngineConfig {
+            weights: WeightFormat::Int8,
+            repack_cache,
+            ..config(2, 8)
+        };
+        let source = ModelSource::Folder(folder.path().to_owned());
+        let mut engine = Engine::load(&source, &settings).unwrap();
+        let row = Row::new(&prompt, 0..3);
+        let logits = engine.logits(&plan(&[(&row, prompt.len())])).unwrap();
+        (logits, engine.info().repack_cache.clone())
+    };
+    let (expected, nothing) = run(None);
+    assert_eq!(nothing, None);
+    let cache = || Some(kept.path().to_owned());
+    let (logits, written) = run(cache());
+    assert_eq!(logits, expected);
+    assert!(written.is_some_and(|outcome| outcome.contains("written to")));
+    let (logits, read) = run(cache());
+    assert_eq!(logits, expected);
+    assert!(read.is_some_and(|outcome| outcome.contains(" from ")));
+
+    // Other weights under the same name are not those.
+    let weights = folder.path().join("model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+    fs::write(&weights, bytes).unwrap();
+    let (_, outcome) = run(cache());
+    assert!(outcome.is_some_and(|outcome| outcome.contains("written to")));
 }

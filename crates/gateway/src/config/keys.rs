@@ -94,6 +94,8 @@ pub const KEYS: &[Key] = &[
     Key { section: "model", name: "aliases", flag: "model-aliases", kind: Kind::List, default: "",
         help: "More names for the same model, so that clients with a fixed name work unchanged; claude-* stands for every name that begins with claude-." },
 
+    Key { section: "engine", name: "kind", flag: "engine", kind: Kind::Choice(&["local", "mistralrs"]), default: "local",
+        help: "What runs the model. local: our own engine and scheduler, for GPT-OSS. mistralrs: mistral.rs, for other models (Llama, Qwen3, Gemma, ...) from a folder or a .gguf file; it is only in builds with the feature mistralrs, and of this section only max_model_len concerns it." },
     Key { section: "engine", name: "device", flag: "device", kind: Kind::Choice(&["auto", "cpu", "metal", "cuda"]), default: "auto",
         help: "What computes. metal and cuda are in binaries that were built with the feature of that name. auto: the GPU that the binary was built for if this machine has one, else the CPU." },
     Key { section: "engine", name: "threads", flag: "threads", kind: int_or(1, 1024, AUTO), default: "auto",
@@ -102,6 +104,8 @@ pub const KEYS: &[Key] = &[
         help: "Instruction set of the CPU kernels. auto: the best that this machine has." },
     Key { section: "engine", name: "weights", flag: "weights", kind: Kind::Choice(&["int8", "bf16"]), default: "int8",
         help: "What is multiplied by; experts are MXFP4 in any case. int8: dense weights in eight bits (on the CPU repacked, activations too; AFQ8 on metal, Q8_0 on cuda). bf16: all as published; slower, and the reference." },
+    Key { section: "engine", name: "repack_cache", flag: "repack-cache", kind: Kind::Text { word: Some("off") }, default: "off",
+        help: "Folder in which int8 weights are kept as the CPU's kernels read them, so that the next start has them without repacking: one file as large as the weights for each model and instruction set, replaced when either changes; the embedded model is too small for it. off: they are repacked at every start." },
     Key { section: "engine", name: "block_size", flag: "block-size", kind: int(8, 32), default: "16",
         help: "Tokens per KV block: 8, 16 or 32." },
     Key { section: "engine", name: "kv_cache_bytes", flag: "kv-cache-bytes", kind: Kind::Size { min: 1 << 10, max: 1 << 44, word: AUTO }, default: "auto",

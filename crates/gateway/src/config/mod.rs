@@ -128,13 +128,24 @@ pub enum ModelPath {
     Hub(HubModel),
 }
 
+/// What runs the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineKind {
+    /// Ours.
+    Local,
+    /// mistral.rs.
+    Mistralrs,
+}
+
 /// `[engine]`; `None` is `auto`.
 #[derive(Clone, Debug)]
 pub struct Engine {
+    pub kind: EngineKind,
     pub device: DeviceChoice,
     pub threads: Option<usize>,
     pub kernels: Option<String>,
     pub weights: WeightFormat,
+    pub repack_cache: Option<PathBuf>,
     pub block_size: usize,
     pub kv_cache_bytes: Option<u64>,
     pub kv_cache_percent: u8,
@@ -223,6 +234,10 @@ impl Config {
             },
             model: model(&get),
             engine: Engine {
+                kind: match get.text("engine.kind").as_str() {
+                    "mistralrs" => EngineKind::Mistralrs,
+                    _ => EngineKind::Local,
+                },
                 device: match get.text("engine.device").as_str() {
                     "cpu" => DeviceChoice::Cpu,
                     "metal" => DeviceChoice::Metal,
@@ -235,6 +250,7 @@ impl Config {
                     "bf16" => WeightFormat::Bf16,
                     _ => WeightFormat::Int8,
                 },
+                repack_cache: get.given("engine.repack_cache").map(PathBuf::from),
                 block_size: get.number("engine.block_size"),
                 kv_cache_bytes: get.optional("engine.kv_cache_bytes").map(|n| n as u64),
                 // The table bounds it by 100.
@@ -313,6 +329,17 @@ impl Config {
                 "origins as a browser sends them (scheme://host or scheme://host:port, without a path), or \"*\"",
             );
         }
+        let is_folder = matches!(self.model.source, ModelPath::Folder(_));
+        if self.engine.kind == EngineKind::Mistralrs {
+            only_for_mistralrs(raw)?;
+        }
+        if self.engine.kind == EngineKind::Mistralrs && !is_folder {
+            return refuse(
+                "model.path",
+                "a folder or a .gguf file where engine.kind is \"mistralrs\", which neither has a model inside nor \
+                 downloads one",
+            );
+        }
         if !self.engine.block_size.is_power_of_two() {
             return refuse("engine.block_size", "8, 16 or 32");
         }
@@ -323,12 +350,38 @@ impl Config {
     }
 }
 
+/// Refuses settings that only our own engine has: whoever gave them believes in something that is not so.
+fn only_for_mistralrs(raw: &RawConfig) -> Result<(), ConfigError> {
+    const OTHERS: &[&str] = &[
+        "scheduler.max_num_batched_tokens",
+        "scheduler.enable_prefix_caching",
+        "api.constrain_headers",
+    ];
+    const SHARED: &[&str] = &["kind", "max_model_len"];
+    let concerns = |key: &&Key| match key.section {
+        "engine" => !SHARED.contains(&key.name),
+        _ => OTHERS.contains(&key.path().as_str()),
+    };
+    for key in KEYS.iter().filter(concerns) {
+        let Setting { value, origin } = raw.get(&key.path());
+        if *value != key.default_value() {
+            return Err(ConfigError::Conflict(format!(
+                "{origin}: {} has no meaning where engine.kind is \"mistralrs\"",
+                key.path()
+            )));
+        }
+    }
+    Ok(())
+}
+
 fn model(get: &Get<'_>) -> Model {
     let path = get.text("model.path");
     let source = match HubModel::parse(&path) {
         _ if path == EMBEDDED_MODEL => ModelPath::Embedded,
         // A folder may look like a repository's name.
-        Some(model) if !Path::new(&path).is_dir() => ModelPath::Hub(model),
+        Some(model) if !Path::new(&path).is_dir() && !path.ends_with(".gguf") => {
+            ModelPath::Hub(model)
+        }
         _ => ModelPath::Folder(PathBuf::from(&path)),
     };
     let name = match (&get.0.get("model.name").value, &source) {

@@ -181,6 +181,42 @@ fn values_that_do_not_go_together() {
         "{error}"
     );
 
+    let with_mistralrs = |model: &str, flag: &str, value: &str| {
+        let mut raw = RawConfig::defaults();
+        raw.set_flag("engine", "mistralrs").unwrap();
+        raw.set_flag("model", model).unwrap();
+        raw.set_flag(flag, value).unwrap();
+        Config::resolve(&raw, Environment::Production).map_err(|error| error.to_string())
+    };
+    for model in ["./folder", "some/model.gguf"] {
+        let config = with_mistralrs(model, "max-num-seqs", "3").unwrap();
+        assert!(
+            matches!(config.model.source, ModelPath::Folder(_)),
+            "{model}"
+        );
+    }
+    for model in ["tiny", "some/repository"] {
+        let error = with_mistralrs(model, "max-num-seqs", "3").unwrap_err();
+        assert!(
+            error.contains("model.path") && error.contains(".gguf"),
+            "{error}"
+        );
+    }
+    for (flag, value, key) in [
+        ("threads", "3", "engine.threads"),
+        (
+            "enable-prefix-caching",
+            "false",
+            "scheduler.enable_prefix_caching",
+        ),
+        ("constrain-headers", "false", "api.constrain_headers"),
+    ] {
+        let error = with_mistralrs("./folder", flag, value).unwrap_err();
+        let expected =
+            format!("flag --{flag}: {key} has no meaning where engine.kind is \"mistralrs\"");
+        assert_eq!(error, expected);
+    }
+
     for (origins, fine) in [
         ("*", true),
         ("https://a.example,http://localhost:3000", true),

@@ -96,7 +96,7 @@ pub(crate) async fn create(
         context.outlive_answer();
     }
     let prepared = prepared.with_messages(Messages::Apart);
-    let generation = prepared.run(&state, context)?;
+    let generation = prepared.run(&state, context).await?;
     let run = Run::new(generation, response, namespaces, keep, &state);
     if background {
         return live::start(run, owner, streamed, &state).await;
@@ -141,7 +141,7 @@ impl Ready {
         let mut chat = chat.restore(keeper);
         if response.truncation == Truncation::Auto {
             let answer = chat.generate.max_tokens.unwrap_or(1);
-            let limit = state.scheduler.max_sequence_len();
+            let limit = state.engine.tokens("truncation")?.max_sequence_len();
             shorten(&mut chat.conversation, limit.saturating_sub(answer));
         }
         Ok(Self {

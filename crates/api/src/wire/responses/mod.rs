@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::chat::{FunctionType, ReasoningEffort, ToolChoiceMode};
+use super::chat_request::{FunctionType, ReasoningEffort, ToolChoiceMode};
 use answer::{ItemStatus, Phase};
 
 /// Body of `POST /v1/responses`. `null` means the same as leaving a field out.
@@ -386,9 +386,9 @@ pub enum ResponseToolChoice {
 pub struct AllowedFunctions {
     /// `allowed_tools`.
     #[serde(rename = "type")]
-    pub kind: super::chat::AllowedToolsType,
+    pub kind: super::chat_request::AllowedToolsType,
     /// Whether one of them must be called.
-    pub mode: super::chat::AllowedToolsMode,
+    pub mode: super::chat_request::AllowedToolsMode,
     /// By name.
     pub tools: Vec<NamedFunction>,
 }

@@ -162,6 +162,7 @@ impl Backend for Accelerated {
             device: self.name.clone(),
             kernels: TRAITS.kernels,
             num_threads: 0,
+            repack_cache: None,
         }
     }
 

@@ -9,6 +9,13 @@
 mod coarse;
 mod paging;
 #[cfg(test)]
+#[cfg_attr(
+    not(feature = "candle"),
+    expect(
+        dead_code,
+        reason = "parity.rs runs what is planned, paging.rs looks at plans only"
+    )
+)]
 mod plans;
 
 /// With a device, or with stand-ins for one in tests.

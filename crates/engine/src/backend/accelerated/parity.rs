@@ -52,6 +52,7 @@ fn config(block_size: usize, window_groups: bool) -> EngineConfig {
         max_model_len: None,
         weights: WeightFormat::Bf16,
         kernels: None,
+        repack_cache: None,
     }
 }
 

@@ -4,17 +4,16 @@
 //! Invariant: what an expert makes of a row does not depend on the other rows.
 
 use gossamer_kernels::{
-    Bf16Slice, Isa, Mxfp4Matrix, QUANT_BLOCK, mxfp4_matmul, packed_matmul, packed_swiglu, swiglu,
+    Bf16Slice, Mxfp4Matrix, QUANT_BLOCK, mxfp4_matmul, packed_matmul, packed_swiglu, swiglu,
 };
 
 use super::buffers::{CpuTensor, QuantTensor};
 use super::linear::widened;
 use super::moe::{MoeScratch, Task};
-use super::packed::Packed;
+use super::packed::{Packed, Packer};
 use super::{COLUMN_UNIT, Cpu};
 use crate::backend::{ExpertWeights, Mxfp4Weight};
 use crate::error::LoadError;
-use crate::threads::Team;
 
 /// The experts of one layer.
 pub enum CpuExperts {
@@ -40,10 +39,10 @@ impl CpuExperts {
     ///
     /// # Errors
     /// [`LoadError::Setting`] if there is no room.
-    pub fn packed(isa: Isa, team: &mut Team, experts: &ExpertWeights) -> Result<Self, LoadError> {
+    pub fn packed(packer: &mut Packer<'_>, experts: &ExpertWeights) -> Result<Self, LoadError> {
         let mut pack = |weight: &Mxfp4Weight| {
-            let packed = Packed::mxfp4(isa, team, weight)?;
-            let bias = widened(isa, weight.bias.bytes());
+            let packed = Packed::mxfp4(packer, weight)?;
+            let bias = widened(packer.isa, weight.bias.bytes());
             for part in [&weight.blocks, &weight.scales, &weight.bias] {
                 part.release();
             }

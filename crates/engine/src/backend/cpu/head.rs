@@ -6,14 +6,13 @@
 
 use std::sync::Arc;
 
-use gossamer_kernels::{Bf16Matrix, Bf16Slice, Isa, PackedMatrix};
+use gossamer_kernels::{Bf16Matrix, Bf16Slice, PackedMatrix};
 
 use super::buffers::CpuTensor;
 use super::linear::bf16_matrix;
-use super::packed::Packed;
+use super::packed::{Packed, Packer};
 use crate::error::LoadError;
 use crate::sampler::{Row, Runs};
-use crate::threads::Team;
 use crate::weights::Weight;
 
 /// Pairs of neighbouring rows that are looked at before comparing them all.
@@ -24,6 +23,8 @@ pub struct CpuHead {
     matrix: Matrix,
     /// The tokens that each row stands for, if not for one each.
     runs: Option<Arc<Runs>>,
+    /// Where the published rows begin in their file.
+    source: usize,
 }
 
 enum Matrix {
@@ -55,6 +56,7 @@ impl CpuHead {
     /// Compares the rows of `weight`, `[vocab_size, hidden]`.
     pub fn new(weight: Weight) -> Self {
         let (num_rows, hidden) = (weight.shape()[0], weight.shape()[1]);
+        let source = weight.offset();
         let repeats = |row: &usize| *row > 0 && weight.entry(*row) == weight.entry(*row - 1);
         // Reading every row of a large file at start would be no favour: a probe decides.
         let probes = (1..num_rows).step_by(num_rows.div_ceil(PROBES).max(1));
@@ -62,6 +64,7 @@ impl CpuHead {
             return Self {
                 matrix: Matrix::InPlace(weight),
                 runs: None,
+                source,
             };
         }
         let (mut rows, mut counts): (Vec<u8>, Vec<u32>) = Default::default();
@@ -77,6 +80,7 @@ impl CpuHead {
         Self {
             matrix: Matrix::Distinct { rows, hidden },
             runs: Some(Arc::new(Runs::new(&counts))),
+            source,
         }
     }
 
@@ -84,9 +88,9 @@ impl CpuHead {
     ///
     /// # Errors
     /// [`LoadError::Setting`] if there is no room.
-    pub fn packed(self, isa: Isa, team: &mut Team) -> Result<Self, LoadError> {
+    pub fn packed(self, packer: &mut Packer<'_>) -> Result<Self, LoadError> {
         let matrix = match self.rows() {
-            HeadRows::Bf16(rows) => Matrix::Int8(Packed::int8(isa, team, rows)?),
+            HeadRows::Bf16(rows) => Matrix::Int8(Packed::int8(packer, rows, self.source)?),
             HeadRows::Int8(_) => return Ok(self),
         };
         if let Matrix::InPlace(weight) = &self.matrix {

@@ -2,9 +2,8 @@
 
 use gossamer_kernels::{Bf16Matrix, Bf16Slice, Isa, widen_bf16};
 
-use super::packed::Packed;
+use super::packed::{Packed, Packer};
 use crate::error::LoadError;
-use crate::threads::Team;
 use crate::weights::Weight;
 
 /// A matrix `[outputs, inputs]` and perhaps a bias `[outputs]`.
@@ -31,16 +30,15 @@ impl CpuLinear {
     /// # Errors
     /// [`LoadError::Setting`] if there is no room.
     pub fn int8(
-        isa: Isa,
-        team: &mut Team,
+        packer: &mut Packer<'_>,
         weight: &Weight,
         bias: Option<&Weight>,
     ) -> Result<Self, LoadError> {
-        let matrix = Packed::int8(isa, team, bf16_matrix(weight))?;
+        let matrix = Packed::int8(packer, bf16_matrix(weight), weight.offset())?;
         weight.release();
         Ok(Self::Int8 {
             matrix,
-            bias: bias.map(|bias| widened(isa, bias.bytes())),
+            bias: bias.map(|bias| widened(packer.isa, bias.bytes())),
         })
     }
 }
