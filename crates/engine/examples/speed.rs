@@ -319,6 +319,7 @@ impl Bench<'_> {
             query_start: plan.tokens.len(),
             query_len: len,
             context_len: computed + len,
+            num_drafts: 0,
             block_tables: vec![table],
             samples: sample.into_iter().collect(),
             scores: None,

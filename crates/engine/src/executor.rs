@@ -11,6 +11,7 @@ use gossamer_scheduler::{BatchPlan, Capacity, ExecuteError, Executor, StepOutput
 
 use crate::backend::{self, Backend, BackendInfo, OnBackend};
 use crate::config::{EngineConfig, KvCacheSize, LoadProgress, ModelSource};
+use crate::drafts;
 use crate::error::{LoadError, StepError};
 use crate::info::EngineInfo;
 use crate::kv_cache::KvShape;
@@ -300,6 +301,11 @@ impl Executor for EngineExecutor {
         self.runner.capacity()
     }
 
+    /// Where rows are batch invariant (`backend/mod.rs`).
+    fn verifies_drafts(&self) -> bool {
+        self.info.backend == "cpu"
+    }
+
     fn execute(&mut self, plan: &BatchPlan) -> Result<StepOutput, ExecuteError> {
         self.runner.execute(plan)
     }
@@ -369,14 +375,19 @@ impl<B: Backend> Runner<B> {
         };
         let mut output = StepOutput::default();
         let (mut draws, mut scores) = (step.draws.as_slice(), step.scores.as_slice());
-        for (chunk, rows) in step.logit_rows.chunks(MAX_LOGIT_ROWS).enumerate() {
-            let logits = self.model.logits(&x, rows, &mut self.backend)?;
-            let first = chunk * MAX_LOGIT_ROWS;
-            let range = first..first + rows.len();
-            let here = take_rows(&mut draws, range.clone());
-            output.samples.extend(self.backend.sample(&logits, &here)?);
-            let here = take_rows(&mut scores, range);
+        let mut first = 0;
+        while first < step.logit_rows.len() {
+            let end = (first + MAX_LOGIT_ROWS).min(step.logit_rows.len());
+            let end = drafts::whole_draws(&step.draws, first..end);
+            let logits =
+                (self.model).logits(&x, &step.logit_rows[first..end], &mut self.backend)?;
+            let own = draws.partition_point(|draw| draw.row < end);
+            let (here, later) = draws.split_at(own);
+            draws = later;
+            (output.samples).extend(drafts::draw(&mut self.backend, &logits, here, first)?);
+            let here = take_rows(&mut scores, first..end);
             output.scores.extend(self.backend.score(&logits, &here)?);
+            first = end;
         }
         Ok(output)
     }

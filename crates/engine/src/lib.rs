@@ -6,6 +6,7 @@
 
 mod backend;
 mod config;
+mod drafts;
 mod error;
 mod executor;
 mod info;

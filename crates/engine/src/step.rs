@@ -22,10 +22,21 @@ pub struct Step<'a> {
     pub groups: Vec<GroupStep>,
     /// Rows whose logits are needed, ascending.
     pub logit_rows: Vec<usize>,
-    /// The tokens to draw: index into `logit_rows`, and how.
-    pub draws: Vec<(usize, &'a SampleSpec)>,
+    /// The tokens to draw, by ascending rows.
+    pub draws: Vec<Draw<'a>>,
     /// The tokens to score: index into `logit_rows`, and what.
     pub scores: Vec<(usize, Score)>,
+}
+
+/// A token to draw, and those after it for as long as they are the drafts.
+#[derive(Clone, Copy, Debug)]
+pub struct Draw<'a> {
+    /// Index into [`Step::logit_rows`]. The drafts' logits are in the rows behind it.
+    pub row: usize,
+    /// How the first of them is drawn.
+    pub spec: &'a SampleSpec,
+    /// Perhaps none.
+    pub drafts: &'a [u32],
 }
 
 /// A token of a prompt whose probability is asked for.
@@ -92,7 +103,7 @@ impl<'a> Step<'a> {
         step.groups
             .resize_with(capacity.groups.len(), GroupStep::default);
         for slice in &plan.slices {
-            step.add(slice, capacity, vocab_size)?;
+            step.add(plan, slice, capacity, vocab_size)?;
         }
         if step.positions.len() != plan.tokens.len() {
             return invalid(format!(
@@ -106,6 +117,7 @@ impl<'a> Step<'a> {
 
     fn add(
         &mut self,
+        plan: &'a BatchPlan,
         slice: &'a SeqSlice,
         capacity: &Capacity,
         vocab_size: usize,
@@ -122,6 +134,15 @@ impl<'a> Step<'a> {
             return invalid(format!(
                 "sequence {seq} has {} queries in a context of {}, the model's being {}",
                 slice.query_len, slice.context_len, capacity.max_model_len
+            ));
+        }
+        let drafts_hang = slice.query_len != 1 + slice.num_drafts || slice.samples.len() != 1;
+        if slice.num_drafts > 0 && drafts_hang {
+            return invalid(format!(
+                "sequence {seq} has {} drafts in {} rows with {} samples",
+                slice.num_drafts,
+                slice.query_len,
+                slice.samples.len()
             ));
         }
         if slice.block_tables.len() != self.groups.len() {
@@ -168,10 +189,12 @@ impl<'a> Step<'a> {
             self.add_scores(slice, scores, start, vocab_size)?;
         }
         if !slice.samples.is_empty() {
-            let index = self.logit_rows.len();
-            self.logit_rows.push(start + slice.query_len - 1);
-            self.draws
-                .extend(slice.samples.iter().map(|spec| (index, spec)));
+            let row = self.logit_rows.len();
+            let end = start + slice.query_len;
+            self.logit_rows.extend(end - 1 - slice.num_drafts..end);
+            let drafts = plan.drafts(slice);
+            let draws = (slice.samples.iter()).map(|spec| Draw { row, spec, drafts });
+            self.draws.extend(draws);
         }
         self.sequences.push(SeqRows {
             rows: start..start + slice.query_len,

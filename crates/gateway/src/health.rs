@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gossamer_scheduler::{
-    NewRequest, RequestError, SamplingParams, SchedulerHandle, StopConditions, SubmitError,
-    TokenEvent, Worker,
+    NewRequest, RequestError, SamplingParams, SchedulerHandle, Speculation, StopConditions,
+    SubmitError, TokenEvent, Worker,
 };
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -46,6 +46,7 @@ pub async fn probe(scheduler: &SchedulerHandle) -> Result<(), ProbeError> {
         handover: None,
         prompt_logprobs: None,
         constraint: None,
+        speculation: Speculation::Off,
     })?;
     // Ends with `Finished` or `Failed`, and only then gives nothing more.
     while let Some(event) = tokens.next().await {
@@ -132,6 +133,7 @@ mod tests {
             max_num_seqs: 2,
             max_waiting: 2,
             enable_prefix_caching: true,
+            speculation: Speculation::Auto,
             queue_timeout: None,
         };
         let executor = Box::new(Scripted(script.into_iter()));

@@ -204,6 +204,7 @@ fn local(config: &Config, metrics: &Metrics) -> Result<Started, ServeError> {
             max_num_seqs: config.scheduler.max_num_seqs,
             max_waiting: config.scheduler.max_waiting,
             enable_prefix_caching: config.scheduler.enable_prefix_caching,
+            speculation: config.scheduler.speculation,
             queue_timeout: config.scheduler.queue_timeout,
         },
         Box::new(executor),

@@ -38,6 +38,9 @@ pub struct SchedulerMetrics {
     step_tokens: Histogram,
     step_failures: IntCounter,
     constrained_draws: IntCounterVec,
+    drafts: IntCounter,
+    draft_tokens: IntCounter,
+    accepted_tokens: IntCounter,
     blocks_used: IntGauge,
     blocks_cached: IntGauge,
     blocks_free: IntGauge,
@@ -77,6 +80,9 @@ impl SchedulerMetrics {
             step_tokens: catalog.step_tokens.clone(),
             step_failures: catalog.step_failures.clone(),
             constrained_draws: catalog.constrained_draws.clone(),
+            drafts: catalog.spec_drafts.clone(),
+            draft_tokens: catalog.spec_draft_tokens.clone(),
+            accepted_tokens: catalog.spec_accepted_tokens.clone(),
             blocks_used: state("used"),
             blocks_cached: state("cached"),
             blocks_free: state("free"),
@@ -136,6 +142,13 @@ impl SchedulerMetrics {
         self.constrained_draws
             .with_label_values(&[part, outcome])
             .inc();
+    }
+
+    /// So many decodes came with drafts: so many tokens, of which so many were accepted.
+    pub fn drafted(&self, drafts: u64, tokens: u64, accepted: u64) {
+        self.drafts.inc_by(drafts);
+        self.draft_tokens.inc_by(tokens);
+        self.accepted_tokens.inc_by(accepted);
     }
 
     /// The engine failed a step.

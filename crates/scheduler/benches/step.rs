@@ -1,6 +1,7 @@
 //! What a step costs besides the engine: `next_plan` and `commit` with many running sequences.
 //!
-//! `cargo bench -p gossamer-scheduler`. Prints medians; nothing is asserted.
+//! `cargo bench -p gossamer-scheduler`. Prints medians, and the longest `next_plan`, which takes a prompt into the drafter;
+//! nothing is asserted.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,14 +9,23 @@ use std::time::{Duration, Instant};
 use gossamer_scheduler::*;
 
 fn main() {
-    for (num_seqs, prompt_len) in [(1, 2048), (100, 256), (100, 2048), (100, 16384)] {
-        let (plan, commit) = measure(num_seqs, prompt_len);
-        println!("{num_seqs} sequences of {prompt_len} tokens: plan {plan:?}, commit {commit:?}");
+    for (num_seqs, prompt_len) in [(1, 2048), (1, 32768), (100, 256), (100, 2048), (100, 16384)] {
+        for speculation in [Speculation::Off, Speculation::Auto] {
+            let (plan, commit, longest) = measure(num_seqs, prompt_len, speculation);
+            println!(
+                "{num_seqs} sequences of {prompt_len} tokens, speculation {speculation:?}: plan {plan:?} \
+                 (longest {longest:?}), commit {commit:?}"
+            );
+        }
     }
 }
 
 /// Median times of decode steps once all prompts are computed.
-fn measure(num_seqs: usize, prompt_len: usize) -> (Duration, Duration) {
+fn measure(
+    num_seqs: usize,
+    prompt_len: usize,
+    speculation: Speculation,
+) -> (Duration, Duration, Duration) {
     const STEPS: usize = 200;
     const BUDGET: usize = 8192;
     // The first sequences decode while the last prompts are still computed.
@@ -32,6 +42,7 @@ fn measure(num_seqs: usize, prompt_len: usize) -> (Duration, Duration) {
         max_num_seqs: num_seqs,
         max_waiting: num_seqs,
         enable_prefix_caching: true,
+        speculation,
         queue_timeout: None,
     };
     let mut scheduler = Scheduler::new(&config, &capacity);
@@ -52,16 +63,20 @@ fn measure(num_seqs: usize, prompt_len: usize) -> (Duration, Duration) {
             handover: None,
             prompt_logprobs: None,
             constraint: None,
+            speculation,
         };
         scheduler.submit(RequestId(id), request).expect("it fits");
     }
     let (mut plans, mut commits) = (Vec::new(), Vec::new());
+    let mut longest = Duration::ZERO;
     while plans.len() < STEPS {
         let start = Instant::now();
         let plan = scheduler.next_plan().expect("sequences run");
         let planned = start.elapsed();
+        longest = longest.max(planned);
         let draw = |_| SampledToken {
-            token: plans.len() as u32,
+            // Not what a prompt says.
+            token: u32::MAX - plans.len() as u32,
             logprobs: None,
             constrained: None,
         };
@@ -82,5 +97,5 @@ fn measure(num_seqs: usize, prompt_len: usize) -> (Duration, Duration) {
         times.sort_unstable();
         times[times.len() / 2]
     };
-    (median(&mut plans), median(&mut commits))
+    (median(&mut plans), median(&mut commits), longest)
 }

@@ -58,17 +58,20 @@ pub struct SeqSlice {
     pub seq: SeqId,
     /// First row in `BatchPlan::tokens`.
     pub query_start: usize,
-    /// Rows: 1 for a decode, more for a chunk of prefill.
+    /// Rows: 1 for a decode and one more for each of its drafts, more for a chunk of prefill.
     pub query_len: usize,
-    /// Tokens of the sequence whose keys and values are in the cache after this step.
+    /// Tokens of the sequence, drafts included, whose keys and values are in the cache after this step.
     pub context_len: usize,
+    /// How many of the rows, the last ones, are drafts: tokens that the sequence does not have and may draw next. Only of a
+    /// decode, which has one sample then; what to draw is said at [`BatchPlan::drafts`].
+    pub num_drafts: usize,
     /// One block table per KV group, with at least the blocks of `context_len` tokens, often with more (a prompt gets
     /// all blocks of the first group with its first chunk); slot of position `p` =
     /// `table[p / block_size] * block_size + p % block_size`. In a group with a window, entries before
     /// [`crate::KvGroup::first_block`] of the slice's first position are [`BlockId::BEHIND_WINDOW`].
     pub block_tables: Vec<Vec<BlockId>>,
-    /// What to sample from the logits of the slice's last row. Empty for a chunk that does not complete the prompt;
-    /// several when `n` sequences continue the same prompt.
+    /// What to sample from the logits of the slice's last row, or of the last before its drafts. Empty for a chunk that
+    /// does not complete the prompt; several when `n` sequences continue the same prompt.
     pub samples: Vec<SampleSpec>,
     /// Which of the slice's tokens are to be scored by what follows them.
     pub scores: Option<PromptScores>,
@@ -96,7 +99,7 @@ pub struct SampleSpec {
     pub output_len: usize,
     /// How to sample.
     pub params: Arc<SamplingParams>,
-    /// Tokens that must not be drawn now (stop tokens before `min_tokens`).
+    /// Tokens that must not be drawn now (stop tokens before `min_tokens`), nor from the rows of drafts.
     pub banned: Option<Arc<[TokenId]>>,
     /// The sequence's tokens, when the penalties need them.
     pub history: Option<History>,
@@ -119,7 +122,20 @@ impl BatchPlan {
         self.tokens.len()
     }
 
-    /// Every token to draw, in the order in which [`crate::StepOutput::samples`] answers.
+    /// The drafts of one of the slices.
+    ///
+    /// ```text
+    /// rows       newest | draft 0 | draft 1 | draft 2        drawn: t0 and, while each t is the draft at its place,
+    /// sampled      t0   |   t1    |   t2    |   t3                  the one behind it
+    /// ```
+    /// So 1 to `num_drafts + 1` tokens are drawn, one after the other: `t1` with an `output_len` of one more, with `t0` in
+    /// the history and taken in by the constraint ([`ConstraintState::suppose`]), as if it were the next step.
+    pub fn drafts(&self, slice: &SeqSlice) -> &[TokenId] {
+        let end = slice.query_start + slice.query_len;
+        &self.tokens[end - slice.num_drafts..end]
+    }
+
+    /// Every token to draw, drafts aside, in the order in which [`crate::StepOutput::samples`] answers.
     pub fn sample_specs(&self) -> impl Iterator<Item = &SampleSpec> {
         self.slices.iter().flat_map(|slice| &slice.samples)
     }

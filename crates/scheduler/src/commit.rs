@@ -20,6 +20,19 @@ pub struct OutputMismatch {
     pub given: usize,
 }
 
+/// How many of the samples belong to each slice. More than there are if some are missing.
+fn num_drawn(slices: &[InFlightSlice], samples: &[SampledToken]) -> Vec<usize> {
+    let mut rest = samples;
+    let of_slice = |slice: &InFlightSlice| {
+        let accepted = (slice.drafts.iter().zip(rest))
+            .take_while(|(draft, drawn)| drawn.token == **draft && !drawn.is_dead_end());
+        let count = slice.samples.len() + accepted.count();
+        rest = rest.get(count..).unwrap_or_default();
+        count
+    };
+    slices.iter().map(of_slice).collect()
+}
+
 impl Scheduler {
     /// Takes the results of the step in flight.
     ///
@@ -30,7 +43,7 @@ impl Scheduler {
     /// When no step is in flight.
     pub fn commit(&mut self, output: StepOutput) -> Result<(), OutputMismatch> {
         let slices = &self.in_flight.as_ref().expect("a step is in flight").slices;
-        let draws: usize = slices.iter().map(|slice| slice.samples.len()).sum();
+        let draws: usize = num_drawn(slices, &output.samples).into_iter().sum();
         let scores: usize = slices.iter().map(|slice| slice.num_scores).sum();
         for (what, planned, given) in [
             ("tokens", draws, output.samples.len()),
@@ -47,13 +60,14 @@ impl Scheduler {
             }
         }
         let step = self.take_step();
+        let num_drawn = num_drawn(&step.slices, &output.samples);
         let mut samples = output.samples.into_iter();
         let mut scores = output.scores.into_iter();
         let mut forked = Vec::new();
-        for slice in &step.slices {
+        for (slice, num_drawn) in step.slices.iter().zip(num_drawn) {
             let scored = scores.by_ref().take(slice.num_scores).collect();
             self.commit_scores(slice, scored);
-            let drawn = samples.by_ref().take(slice.samples.len());
+            let drawn = samples.by_ref().take(num_drawn);
             self.commit_slice(slice, drawn.collect(), &mut forked);
         }
         forked.sort_unstable();
@@ -76,6 +90,7 @@ impl Scheduler {
         for slice in step.slices {
             let sequence = self.sequences.get_mut(&slice.seq).expect("in flight");
             sequence.in_flight = 0;
+            sequence.drafts.clear();
             let request = sequence.request;
             match sequence.doom {
                 // Its request was closed while it was in flight.
@@ -110,15 +125,18 @@ impl Scheduler {
     ) {
         let sequence = self.sequences.get_mut(&slice.seq).expect("in flight");
         let query_len = std::mem::take(&mut sequence.in_flight);
+        let num_drafts = std::mem::take(&mut sequence.drafts).len();
         let doom = sequence.doom.take();
-        let salt = self.requests[&sequence.request].salt;
-        self.kv
-            .advance(salt, &sequence.tokens, &mut sequence.kv, query_len);
+        self.advance(slice.seq, query_len - num_drafts);
         // Forks come before tokens: a token may end the carrier and give its blocks back.
         for &follower in slice.samples.iter().filter(|&&seq| seq != slice.seq) {
             if self.sequences.contains_key(&follower) {
                 forked.push(self.fork(slice.seq, follower));
             }
+        }
+        if num_drafts > 0 && doom.is_none() {
+            self.commit_drafts(slice, drawn);
+            return;
         }
         for (&seq, token) in slice.samples.iter().zip(drawn) {
             let dropped = seq == slice.seq && doom.is_some();
@@ -132,6 +150,33 @@ impl Scheduler {
         }
     }
 
+    /// Of a decode with drafts: what as many steps would have left behind, one token each.
+    fn commit_drafts(&mut self, slice: &InFlightSlice, drawn: Vec<SampledToken>) {
+        self.draft_counts.decodes += 1;
+        self.draft_counts.drafted += slice.drafts.len() as u64;
+        let mut drafts = slice.drafts.iter();
+        for drawn in drawn {
+            let is_draft = drafts.next() == Some(&drawn.token) && !drawn.is_dead_end();
+            self.draft_counts.accepted += u64::from(is_draft);
+            // What was drawn behind an end, or behind tokens that a handover has put in, is not what comes there.
+            if !self.append(slice.seq, drawn) || !is_draft {
+                break;
+            }
+            self.advance(slice.seq, 1);
+        }
+        if let Some(sequence) = self.sequences.get_mut(&slice.seq) {
+            self.kv.trim(&mut sequence.kv);
+        }
+    }
+
+    /// So many of the sequence's next tokens are computed.
+    fn advance(&mut self, id: SeqId, num_tokens: usize) {
+        let sequence = self.sequences.get_mut(&id).expect("live");
+        let salt = self.requests[&sequence.request].salt;
+        self.kv
+            .advance(salt, &sequence.tokens, &mut sequence.kv, num_tokens);
+    }
+
     /// The follower continues the carrier's computed prompt.
     fn fork(&mut self, carrier: SeqId, follower: SeqId) -> Rank {
         let kv = self.kv.fork(&self.sequences[&carrier].kv);
@@ -142,22 +187,21 @@ impl Scheduler {
         sequence.rank
     }
 
-    /// Adds a drawn token, and what a handover puts behind it.
-    fn append(&mut self, id: SeqId, drawn: SampledToken) {
-        let constraint = &self.sequences[&id].constraint;
-        if constraint.as_ref().is_some_and(|state| state.is_dead()) {
+    /// Adds a drawn token, and what a handover puts behind it. `true` if drawing goes on right behind the token.
+    fn append(&mut self, id: SeqId, drawn: SampledToken) -> bool {
+        if drawn.is_dead_end() {
             self.end_sequence(id, Doom::Finish(FinishReason::DeadEnd));
-            return;
+            return false;
         }
         if !self.push(id, drawn) {
-            return;
+            return false;
         }
         let sequence = self.sequences.get_mut(&id).expect("it goes on");
         let Some(rule) = self.requests[&sequence.request].handover.clone() else {
-            return;
+            return true;
         };
         if !sequence.counter.push(&rule, &sequence.tokens.output) {
-            return;
+            return true;
         }
         sequence.counter.open = false;
         for &token in &rule.tokens {
@@ -167,9 +211,10 @@ impl Scheduler {
                 constrained: None,
             };
             if !self.push(id, put_in) {
-                return;
+                return false;
             }
         }
+        rule.tokens.is_empty()
     }
 
     /// Adds a token; `false` if the sequence ends with it.

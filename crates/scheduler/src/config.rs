@@ -20,6 +20,17 @@ pub struct SchedulerConfig {
     pub max_waiting: usize,
     /// Whether full blocks stay reusable after their sequence ended.
     pub enable_prefix_caching: bool,
+    /// Whether tokens that the prompt makes likely are verified ahead.
+    pub speculation: Speculation,
     /// How long a request may wait for its first chunk; `None` is forever. Enforced by the worker.
     pub queue_timeout: Option<Duration>,
+}
+
+/// Whether to draft.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speculation {
+    /// Where it pays, by what came true and by what steps took (`speculation.rs`).
+    Auto,
+    /// Never.
+    Off,
 }

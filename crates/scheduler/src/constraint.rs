@@ -2,8 +2,9 @@
 //!
 //! Owns the trait, and the state that a sequence carries ([`ConstraintState`]). Knows no rule: which tokens are allowed
 //! is decided above, how one is drawn below.
-//! Invariant: a constraint sees every token of its sequence's output once, in order, however often the sequence is
-//! preempted and computed again, and whether a token was drawn or put in by a [`crate::Handover`].
+//! Invariant: when it is asked, a constraint has seen the tokens of its sequence's output, each once and in order, however
+//! often the sequence is preempted and computed again, and whether a token was drawn, drafted or put in by a
+//! [`crate::Handover`]; and nothing else but what the question supposes.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -108,63 +109,77 @@ impl Bearing {
 /// next, on a thread of the engine, where many sequences do that at the same time.
 ///
 /// The lock is never contended: scheduler and engine take turns.
-pub struct ConstraintState(Mutex<Inner>);
+pub struct ConstraintState {
+    source: Arc<dyn ConstraintSource>,
+    inner: Mutex<Inner>,
+}
 
-enum Inner {
-    /// Nothing was asked yet.
-    Fresh(Arc<dyn ConstraintSource>, Vec<TokenId>),
-    /// With the tokens that it has not taken in yet.
-    Live(Box<dyn TokenConstraint>, Vec<TokenId>),
-    /// Nothing is allowed any more.
-    Dead,
+/// ```text
+/// output   known ............... | new ........ | supposed
+/// taken in by the constraint:    | ahead
+/// ```
+#[derive(Default)]
+struct Inner {
+    /// `None`: nothing was asked yet.
+    constraint: Option<Box<dyn TokenConstraint>>,
+    /// What was noted.
+    output: Vec<TokenId>,
+    /// Tokens that may follow the output: what the next question supposes.
+    supposed: Vec<TokenId>,
+    /// How many tokens of the output the constraint has taken in.
+    known: usize,
+    /// What it has taken in behind them: supposed then, perhaps in the output by now.
+    ahead: Vec<TokenId>,
 }
 
 impl ConstraintState {
     /// The state of a sequence without output.
     pub fn new(source: Arc<dyn ConstraintSource>) -> Self {
-        Self(Mutex::new(Inner::Fresh(source, Vec::new())))
+        let inner = Mutex::default();
+        Self { source, inner }
     }
 
     /// The output grew by this token.
     pub(crate) fn note(&self, token: TokenId) {
-        if let Ok(mut inner) = self.0.lock() {
-            match &mut *inner {
-                Inner::Fresh(_, tokens) | Inner::Live(_, tokens) => tokens.push(token),
-                Inner::Dead => {}
-            }
+        if let Ok(mut inner) = self.inner.lock() {
+            inner.output.push(token);
+            inner.supposed.clear();
         }
     }
 
-    /// Asks the constraint, which knows the whole output by then. `None` once nothing is allowed any more.
+    /// Until the output grows, questions are about what may follow it and these tokens: drafts that were drawn, of which
+    /// the scheduler will decide whether they count.
+    pub fn suppose(&self, tokens: &[TokenId]) {
+        if let Ok(mut inner) = self.inner.lock() {
+            inner.supposed.clear();
+            inner.supposed.extend_from_slice(tokens);
+        }
+    }
+
+    /// Asks the constraint, which knows the whole output by then, and what is supposed. `None` if it has panicked before.
     pub fn ask<R>(&self, question: impl FnOnce(&mut dyn TokenConstraint) -> R) -> Option<R> {
         // A poisoned lock: the constraint panicked, and its state is anything.
-        let mut inner = self.0.lock().ok()?;
-        if let Inner::Fresh(source, tokens) = &mut *inner {
-            *inner = Inner::Live(source.start(), std::mem::take(tokens));
+        let mut inner = self.inner.lock().ok()?;
+        let Inner {
+            constraint,
+            output,
+            supposed,
+            known,
+            ahead,
+        } = &mut *inner;
+        let came = |known: usize| output[known..].iter().chain(supposed.iter()).copied();
+        // A constraint cannot go back: where it has taken in what did not come it starts again.
+        if !came(*known).take(ahead.len()).eq(ahead.iter().copied()) {
+            (*constraint, *known) = (None, 0);
+            ahead.clear();
         }
-        match &mut *inner {
-            Inner::Live(constraint, tokens) => {
-                for token in tokens.drain(..) {
-                    constraint.advance(token);
-                }
-                Some(question(constraint.as_mut()))
-            }
-            Inner::Fresh(..) | Inner::Dead => None,
+        let constraint = constraint.get_or_insert_with(|| self.source.start());
+        for token in came(*known).skip(ahead.len()) {
+            constraint.advance(token);
         }
-    }
-
-    /// Nothing is allowed: the sequence ends when the step is committed, and the token drawn for it does not count.
-    pub fn give_up(&self) {
-        if let Ok(mut inner) = self.0.lock() {
-            *inner = Inner::Dead;
-        }
-    }
-
-    /// Whether nothing is allowed any more.
-    pub(crate) fn is_dead(&self) -> bool {
-        self.0
-            .lock()
-            .map_or(true, |inner| matches!(*inner, Inner::Dead))
+        *known = output.len();
+        ahead.clone_from(supposed);
+        Some(question(constraint.as_mut()))
     }
 }
 
@@ -176,6 +191,9 @@ impl fmt::Debug for ConstraintState {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::SeqCst;
+
     use super::*;
 
     /// Remembers what it saw; allows nothing but that.
@@ -196,34 +214,68 @@ mod tests {
         }
     }
 
+    /// Counts its constraints.
     #[derive(Debug)]
-    struct Source;
+    struct Source(Arc<AtomicUsize>);
 
     impl ConstraintSource for Source {
         fn start(&self) -> Box<dyn TokenConstraint> {
+            self.0.fetch_add(1, SeqCst);
             Box::new(Seen(Vec::new()))
         }
     }
 
+    fn known(state: &ConstraintState) -> Option<Vec<TokenId>> {
+        state.ask(|constraint| match constraint.allowed() {
+            Allowed::Only(tokens) => tokens.to_vec(),
+            _ => Vec::new(),
+        })
+    }
+
     #[test]
     fn what_was_noted_is_known_when_asked_and_known_once() {
-        let state = ConstraintState::new(Arc::new(Source));
+        let state = ConstraintState::new(Arc::new(Source(Arc::default())));
         state.note(1);
         state.note(2);
         for _ in 0..2 {
-            let known = state.ask(|constraint| match constraint.allowed() {
-                Allowed::Only(tokens) => tokens.to_vec(),
-                _ => Vec::new(),
-            });
-            assert_eq!(known, Some(vec![1, 2]));
+            assert_eq!(known(&state), Some(vec![1, 2]));
         }
         state.note(3);
         assert_eq!(state.ask(|constraint| constraint.allows(3)), Some(true));
-        assert!(!state.is_dead());
-        state.give_up();
-        state.note(4);
-        assert!(state.is_dead());
-        assert_eq!(state.ask(|constraint| constraint.allows(3)), None);
+    }
+
+    #[test]
+    fn what_is_supposed_is_known_until_something_else_comes() {
+        let starts = Arc::new(AtomicUsize::new(0));
+        let state = ConstraintState::new(Arc::new(Source(Arc::clone(&starts))));
+        let check = |expected: &[TokenId], num_starts| {
+            assert_eq!(known(&state).as_deref(), Some(expected));
+            assert_eq!(starts.load(SeqCst), num_starts, "{expected:?}");
+        };
+        state.note(1);
+        check(&[1], 1);
+        state.suppose(&[2]);
+        check(&[1, 2], 1);
+        state.suppose(&[2, 3]);
+        check(&[1, 2, 3], 1);
+        // It comes true, and one more.
+        for token in [2, 3, 4] {
+            state.note(token);
+        }
+        check(&[1, 2, 3, 4], 1);
+        // A part of it comes, then something else.
+        state.suppose(&[5, 6]);
+        check(&[1, 2, 3, 4, 5, 6], 1);
+        state.note(5);
+        state.note(7);
+        check(&[1, 2, 3, 4, 5, 7], 2);
+        // Something else is supposed, then nothing.
+        state.suppose(&[8]);
+        check(&[1, 2, 3, 4, 5, 7, 8], 2);
+        state.suppose(&[9]);
+        check(&[1, 2, 3, 4, 5, 7, 9], 3);
+        state.suppose(&[]);
+        check(&[1, 2, 3, 4, 5, 7], 4);
     }
 
     #[test]

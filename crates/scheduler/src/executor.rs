@@ -83,6 +83,12 @@ pub trait Executor: Send {
     /// What the engine can hold.
     fn capacity(&self) -> Capacity;
 
+    /// Whether what a row gives does not depend on the other rows of the step. Only then can drafts be verified without
+    /// changing what is drawn; without, no plan has any.
+    fn verifies_drafts(&self) -> bool {
+        false
+    }
+
     /// Runs one step: block copies, forward pass with the KV writes, sampling.
     ///
     /// # Errors
@@ -93,7 +99,8 @@ pub trait Executor: Send {
 /// The answer to a plan.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StepOutput {
-    /// One per [`BatchPlan::sample_specs`], in that order.
+    /// One per [`BatchPlan::sample_specs`], in that order. Where the slice has drafts, as many as follow from
+    /// [`BatchPlan::drafts`]: one more behind each that is the draft at its place, and none behind a dead end.
     pub samples: Vec<SampledToken>,
     /// One per target of [`crate::PromptScores`], slice by slice.
     pub scores: Vec<PromptLogprobs>,
@@ -108,6 +115,13 @@ pub struct SampledToken {
     pub logprobs: Option<Box<TokenLogprobs>>,
     /// Where the sequence is constrained: in what, and what that meant for this token.
     pub constrained: Option<(Part, Bearing)>,
+}
+
+impl SampledToken {
+    /// Whether nothing was allowed: there is no token, and the sequence ends.
+    pub fn is_dead_end(&self) -> bool {
+        matches!(self.constrained, Some((_, Bearing::DeadEnd)))
+    }
 }
 
 /// A step failed.

@@ -328,6 +328,7 @@ mod tests {
             handover: None,
             prompt_logprobs: None,
             constraint: None,
+            speculation: crate::Speculation::Auto,
         };
         let mut unheard = handle.submit(request.clone()).unwrap();
         assert_eq!(unheard.try_next(), None);

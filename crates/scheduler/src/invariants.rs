@@ -14,7 +14,8 @@
 //!   request's priority and its own id; there are never too many running.
 //! - I8 Only running sequences hold blocks, one table per group: in the first group enough for what is computed; in the
 //!   others exactly as far as the step in flight writes, and none behind the window.
-//! - I9 The newest token is never computed, and no sequence is past its `max_tokens` or the longest length.
+//! - I9 The newest token is never computed, and no sequence is past its `max_tokens` or the longest length; nor would
+//!   it be with all its drafts, which only the newest token of an output has.
 //! - I10 Every request has a live sequence; followers have one carrier without output; the queue's count is right.
 //! - I11 Exactly the sequences of the step in flight have rows in flight, and only those are doomed.
 //! - I12 A block that the step in flight writes belongs to the writing sequence's table alone and is not cached.
@@ -302,15 +303,26 @@ fn check_lengths(scheduler: &Scheduler, id: SeqId, sequence: &Sequence) -> Resul
         );
     }
     hold!(
-        kv.computed_len + sequence.in_flight <= len && kv.computed_len < len,
+        kv.computed_len + sequence.in_flight <= len + sequence.drafts.len()
+            && kv.computed_len < len,
         "I9: {id:?} has computed {} and runs {} of {len} tokens",
         kv.computed_len,
+        sequence.in_flight
+    );
+    let num_drafts = sequence.drafts.len();
+    hold!(
+        num_drafts == 0
+            || sequence.in_flight == 1 + num_drafts
+                && sequence.remaining_len() == 1
+                && sequence.output_len() > 0,
+        "I9: {id:?} runs {} of {len} tokens with {num_drafts} drafts",
         sequence.in_flight
     );
     let request = &scheduler.requests[&sequence.request];
     let max_tokens = request.stop.max_tokens;
     hold!(
-        sequence.output_len() < max_tokens && len < scheduler.limits.max_sequence_len,
+        sequence.output_len() + num_drafts < max_tokens
+            && len + num_drafts < scheduler.limits.max_sequence_len,
         "I9: {id:?} lives with {len} tokens, {} of them output",
         sequence.output_len()
     );

@@ -220,6 +220,17 @@ impl KvGroups {
         true
     }
 
+    /// Gives back the blocks that hold nothing computed: those that rejected drafts had. They were never offered to the
+    /// prefix cache, and nobody shares them.
+    pub(crate) fn trim(&mut self, kv: &mut SequenceKv) {
+        let num_blocks = self.blocks_for(kv.computed_len);
+        for table in &mut kv.tables {
+            for block in table.drain(num_blocks.min(table.len())..).rev() {
+                self.pool.release(block, Worth::Nothing);
+            }
+        }
+    }
+
     /// A second holder of everything that `kv` holds.
     pub(crate) fn fork(&mut self, kv: &SequenceKv) -> SequenceKv {
         for &block in kv.tables.iter().flatten().filter(|block| block.is_block()) {

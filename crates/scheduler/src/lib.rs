@@ -8,6 +8,7 @@
 //!   *block table*: a sequence's blocks in order, one table per *KV group* (layers that share tables).
 //! - *plan*: what one *step* runs; *budget*: most tokens of a step.
 //! - *prefill*: computing tokens that are already known; *decode*: computing one token to draw the next.
+//! - *draft*: a token that a sequence may draw next, computed in advance with the one before it (*speculation*).
 //! - *preempt*: take a running sequence's blocks; it waits, and prompt and output are computed again (*recompute*).
 //! - *carrier*: of `n` sequences, the one that computes the prompt they share; the others *follow* and are *forked*
 //!   from it when the prompt is computed.
@@ -26,6 +27,7 @@ mod block_pool;
 mod commit;
 mod config;
 mod constraint;
+mod drafter;
 mod executor;
 mod handle;
 pub mod invariants;
@@ -35,15 +37,18 @@ mod prefix_cache;
 mod request;
 mod scheduler;
 mod sequence;
+mod speculation;
+mod step_cost;
 mod worker;
 
 pub use admission::{Limits, MAX_CHOICES};
 pub use batch_plan::*;
 pub use commit::OutputMismatch;
-pub use config::SchedulerConfig;
+pub use config::{SchedulerConfig, Speculation};
 pub use constraint::*;
 pub use executor::*;
 pub use handle::{SchedulerHandle, TokenStream};
 pub use request::*;
 pub use scheduler::{Scheduler, Started, Stats};
+pub use speculation::DraftCounts;
 pub use worker::{StartError, Worker, WorkerPanicked, start};

@@ -7,6 +7,7 @@
 //! 2. Blocks for those shares, in order of rank; when they run out the least important running sequence is preempted.
 //! 3. With budget and seats left, and unless somebody was preempted: the waiting queue, strictly from its head. Nobody is
 //!    preempted for somebody who waits.
+//! 4. With budget and blocks still left: drafts (`speculation.rs`).
 //!
 //! Why this ends: a sequence is preempted only for a more important one that then runs, or for itself; the most
 //! important can preempt everybody else and, alone, fits (`admission.rs`). Why nobody of the best priority starves:
@@ -20,6 +21,9 @@ use crate::batch_plan::{BatchPlan, BlockCopy, History, PromptScores, SampleSpec,
 use crate::request::SeqId;
 use crate::scheduler::{InFlight, InFlightSlice, Scheduler, Started};
 use crate::sequence::{Phase, Rank};
+
+/// Who runs how many rows.
+pub(crate) type Share = (Rank, usize);
 
 impl Scheduler {
     /// The next step, or `None` if there is nothing to do: then no request is left.
@@ -47,6 +51,7 @@ impl Scheduler {
         if shares.is_empty() {
             return None;
         }
+        self.add_drafts(&mut shares);
         // Decodes first, as the engine likes its batch; stable, so otherwise in order of rank.
         shares.sort_by_key(|&(rank, _)| self.sequences[&rank.seq].remaining_len() > 1);
         for (Rank { seq, .. }, query_len) in shares {
@@ -55,6 +60,7 @@ impl Scheduler {
                 seq,
                 samples: slice.samples.iter().map(|spec| spec.seq).collect(),
                 num_scores: slice.scores.as_ref().map_or(0, |s| s.targets.len()),
+                drafts: plan.drafts(&slice).to_vec(),
             });
             plan.slices.push(slice);
             self.sequences.get_mut(&seq).expect("running").in_flight = query_len;
@@ -65,7 +71,7 @@ impl Scheduler {
     }
 
     /// Who runs how many tokens, in order of rank.
-    fn share_budget(&self) -> Vec<(Rank, usize)> {
+    fn share_budget(&self) -> Vec<Share> {
         let mut budget = self.max_num_batched_tokens;
         let mut shares = Vec::with_capacity(self.running.len());
         for prefills in [false, true] {
@@ -83,7 +89,7 @@ impl Scheduler {
     }
 
     /// Gives every share its blocks, preempting from the end of the running set; drops the shares of the preempted.
-    fn secure_blocks(&mut self, shares: &mut Vec<(Rank, usize)>, plan: &mut BatchPlan) {
+    fn secure_blocks(&mut self, shares: &mut Vec<Share>, plan: &mut BatchPlan) {
         let mut secured = 0;
         while let Some(&(rank, query_len)) = shares.get(secured) {
             let sequence = self.sequences.get_mut(&rank.seq).expect("running");
@@ -113,7 +119,7 @@ impl Scheduler {
     /// its tokens at once, but for those that a window will give back, so that two half-computed prompts never wait
     /// for each other's blocks; and it leaves what running sequences will take for their tokens and the next one, so
     /// that a newcomer is not preempted at their next block boundary.
-    fn admit_waiting(&mut self, shares: &mut Vec<(Rank, usize)>) {
+    fn admit_waiting(&mut self, shares: &mut Vec<Share>) {
         let used: usize = shares.iter().map(|&(_, share)| share).sum();
         let mut budget = self.max_num_batched_tokens - used;
         while budget > 0 && self.running.len() < self.max_num_seqs {
@@ -165,13 +171,16 @@ impl Scheduler {
     fn slice(&self, id: SeqId, query_len: usize, plan: &mut BatchPlan) -> SeqSlice {
         let sequence = &self.sequences[&id];
         let computed_len = sequence.kv.computed_len;
+        let num_drafts = sequence.drafts.len();
         let context_len = computed_len + query_len;
+        let known_len = context_len - num_drafts;
         let query_start = plan.tokens.len();
         sequence
             .tokens
-            .extend(computed_len..context_len, &mut plan.tokens);
+            .extend(computed_len..known_len, &mut plan.tokens);
+        plan.tokens.extend_from_slice(&sequence.drafts);
         let mut samples = Vec::new();
-        if context_len == sequence.len() {
+        if known_len == sequence.len() {
             samples.push(self.sample_spec(id));
             let followers = self.followers(id);
             samples.extend(followers.into_iter().map(|seq| self.sample_spec(seq)));
@@ -181,6 +190,7 @@ impl Scheduler {
             query_start,
             query_len,
             context_len,
+            num_drafts,
             block_tables: sequence.kv.tables.clone(),
             samples,
             scores: self.scores(id, query_len),

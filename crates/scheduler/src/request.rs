@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use crate::config::Speculation;
 use crate::constraint::ConstraintSource;
 
 /// A token id of the model's vocabulary.
@@ -104,6 +105,8 @@ pub struct NewRequest {
     pub prompt_logprobs: Option<u8>,
     /// What the output may be; each sequence has its own state. `None`: anything.
     pub constraint: Option<Arc<dyn ConstraintSource>>,
+    /// Whether its tokens may be drafted, where the scheduler does that at all. The answer is the same.
+    pub speculation: Speculation,
 }
 
 /// Ends a part of the output after so many tokens: other tokens are put in as if they had been drawn.

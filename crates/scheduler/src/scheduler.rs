@@ -6,17 +6,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::admission::Limits;
-use crate::config::SchedulerConfig;
+use crate::config::{SchedulerConfig, Speculation};
 use crate::constraint::ConstraintState;
+use crate::drafter::Drafter;
 use crate::executor::Capacity;
 use crate::kv_groups::{KvGroups, SequenceKv};
 use crate::request::{
     FinishReason, Handover, NewRequest, RequestError, RequestId, RequestSummary, SamplingParams,
-    SeqId, StopConditions, SubmitError, TokenEvent,
+    SeqId, StopConditions, SubmitError, TokenEvent, TokenId,
 };
 use crate::sequence::{Counter, Doom, Phase, Rank, Sequence, Tokens};
+use crate::speculation::DraftCounts;
+use crate::step_cost::StepCost;
 
 /// The pure core: owns every request from `submit` to its terminal event.
 ///
@@ -40,6 +44,9 @@ pub struct Scheduler {
     /// Requests of which nothing was planned yet: what the queue bound counts.
     pub(crate) num_unstarted: usize,
     pub(crate) num_preemptions: u64,
+    pub(crate) speculates: bool,
+    pub(crate) step_cost: StepCost,
+    pub(crate) draft_counts: DraftCounts,
     next_seq: u64,
     pub(crate) events: Vec<(RequestId, TokenEvent)>,
     pub(crate) started: Vec<Started>,
@@ -55,6 +62,7 @@ pub(crate) struct Request {
     pub(crate) priority: i32,
     pub(crate) handover: Option<Arc<Handover>>,
     pub(crate) prompt_logprobs: Option<u8>,
+    pub(crate) speculates: bool,
     /// With `prompt_logprobs`: positions of the prompt whose logits were used. The prefix cache may serve these, and no
     /// more.
     pub(crate) scored_len: usize,
@@ -83,6 +91,8 @@ pub(crate) struct InFlightSlice {
     pub(crate) samples: Vec<SeqId>,
     /// Tokens of the prompt that are scored.
     pub(crate) num_scores: usize,
+    /// Tokens that may be drawn one after the other.
+    pub(crate) drafts: Vec<TokenId>,
 }
 
 /// A request of which the first chunk was just planned.
@@ -128,6 +138,9 @@ impl Scheduler {
             in_flight: None,
             num_unstarted: 0,
             num_preemptions: 0,
+            speculates: config.speculation == Speculation::Auto,
+            step_cost: StepCost::default(),
+            draft_counts: DraftCounts::default(),
             next_seq: 0,
             events: Vec::new(),
             started: Vec::new(),
@@ -172,6 +185,8 @@ impl Scheduler {
                 },
                 kv: SequenceKv::default(),
                 in_flight: 0,
+                drafts: Vec::new(),
+                drafter: Drafter::default(),
                 doom: None,
             };
             self.sequences.insert(seq, sequence);
@@ -188,6 +203,7 @@ impl Scheduler {
             priority: request.priority,
             handover: request.handover,
             prompt_logprobs: request.prompt_logprobs,
+            speculates: request.speculation == Speculation::Auto,
             scored_len: 0,
             first_seq,
             live,
@@ -267,6 +283,16 @@ impl Scheduler {
     /// Preemptions since the beginning.
     pub fn num_preemptions(&self) -> u64 {
         self.num_preemptions
+    }
+
+    /// Drafts since the beginning.
+    pub fn draft_counts(&self) -> DraftCounts {
+        self.draft_counts
+    }
+
+    /// How long a step of so many rows took. Decides whether drafts are worth their rows, and nothing else.
+    pub fn observe_step(&mut self, num_rows: usize, took: Duration) {
+        self.step_cost.observe(num_rows, took);
     }
 
     /// The limits that every request is held to.

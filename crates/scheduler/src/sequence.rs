@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::constraint::ConstraintState;
+use crate::drafter::Drafter;
 use crate::kv_groups::SequenceKv;
 use crate::request::{FinishReason, Handover, RequestId, SeqId, TokenId};
 
@@ -20,6 +21,14 @@ pub(crate) struct Tokens {
 impl Tokens {
     pub(crate) fn len(&self) -> usize {
         self.prompt.len() + self.output.len()
+    }
+
+    /// The token at a position below `len`.
+    pub(crate) fn at(&self, position: usize) -> TokenId {
+        match position.checked_sub(self.prompt.len()) {
+            None => self.prompt[position],
+            Some(index) => self.output[index],
+        }
     }
 
     /// Appends the tokens at these positions to `to`.
@@ -113,8 +122,13 @@ pub(crate) struct Sequence {
     pub(crate) phase: Phase,
     /// Empty unless running.
     pub(crate) kv: SequenceKv,
-    /// Rows of this sequence in the step being executed; 0 when it is not in it. Set by `next_plan`, cleared by `commit`.
+    /// Rows of this sequence in the step being executed, drafts included; 0 when it is not in it. Set by `next_plan`,
+    /// cleared by `commit`.
     pub(crate) in_flight: usize,
+    /// The last of these rows. Set and cleared together with it.
+    pub(crate) drafts: Vec<TokenId>,
+    /// Guesses them.
+    pub(crate) drafter: Drafter,
     /// Set when it is ended while in flight; honoured at commit.
     pub(crate) doom: Option<Doom>,
 }

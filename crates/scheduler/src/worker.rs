@@ -18,11 +18,12 @@ use tracing::{debug, error, info, warn};
 
 use crate::admission::Limits;
 use crate::batch_plan::BatchPlan;
-use crate::config::SchedulerConfig;
+use crate::config::{SchedulerConfig, Speculation};
 use crate::executor::{Capacity, ExecuteError, Executor, StepOutput};
 use crate::handle::{Command, Place, SchedulerHandle, Shared, Submission};
 use crate::request::{RequestError, RequestId, TokenEvent};
 use crate::scheduler::Scheduler;
+use crate::speculation::DraftCounts;
 
 /// Why the scheduler did not start.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +72,7 @@ impl Worker {
 /// # Errors
 /// A limit of the configuration is 0, the engine holds nothing, or there is no thread.
 pub fn start(
-    config: SchedulerConfig,
+    mut config: SchedulerConfig,
     executor: Box<dyn Executor>,
     metrics: SchedulerMetrics,
 ) -> Result<(SchedulerHandle, Worker), StartError> {
@@ -88,6 +89,9 @@ pub fn start(
     if limits.max_sequence_len < 2 {
         return Err(StartError::NoCapacity { capacity });
     }
+    if !executor.verifies_drafts() {
+        config.speculation = Speculation::Off;
+    }
     let core = Scheduler::new(&config, &capacity);
     let block_bytes = capacity.block_bytes;
     let shared = Arc::new(Shared::new(limits, capacity));
@@ -103,6 +107,7 @@ pub fn start(
         deadlines: VecDeque::new(),
         queue_timeout: config.queue_timeout,
         preemptions: 0,
+        drafts: DraftCounts::default(),
         stopping: false,
         unusable: None,
     };
@@ -134,6 +139,8 @@ struct Loop {
     queue_timeout: Option<Duration>,
     /// Preemptions published so far.
     preemptions: u64,
+    /// Drafts published so far.
+    drafts: DraftCounts,
     stopping: bool,
     /// Why nothing can run any more.
     unusable: Option<RequestError>,
@@ -297,6 +304,7 @@ impl Loop {
         match self.core.commit(output) {
             Ok(()) => {
                 self.metrics.step(plan.num_tokens(), drawn, took);
+                self.core.observe_step(plan.num_tokens(), took);
                 if drawn > 0 {
                     self.shared.healthy.store(true, SeqCst);
                 }
@@ -361,6 +369,14 @@ impl Loop {
             self.metrics.preempted();
         }
         self.preemptions = self.core.num_preemptions();
+
+        let drafts = self.core.draft_counts();
+        self.metrics.drafted(
+            drafts.decodes - self.drafts.decodes,
+            drafts.drafted - self.drafts.drafted,
+            drafts.accepted - self.drafts.accepted,
+        );
+        self.drafts = drafts;
 
         let stats = self.core.stats();
         let shared = &self.shared.stats;

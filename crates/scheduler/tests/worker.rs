@@ -103,6 +103,7 @@ fn config() -> SchedulerConfig {
         max_num_seqs: 4,
         max_waiting: 8,
         enable_prefix_caching: true,
+        speculation: Speculation::Auto,
         queue_timeout: None,
     }
 }
@@ -126,6 +127,7 @@ fn request(prompt_len: usize, max_tokens: usize) -> NewRequest {
         handover: None,
         prompt_logprobs: None,
         constraint: None,
+        speculation: Speculation::Auto,
     }
 }
 

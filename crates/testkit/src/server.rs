@@ -16,7 +16,9 @@ use gossamer_api::{
     StoreConfig,
 };
 use gossamer_metrics::Metrics;
-use gossamer_scheduler::{Capacity, KvGroup, SchedulerConfig, SchedulerHandle, Worker};
+use gossamer_scheduler::{
+    Capacity, KvGroup, SchedulerConfig, SchedulerHandle, Speculation, Worker,
+};
 
 use crate::client::Client;
 use crate::control::Control;
@@ -90,6 +92,7 @@ impl TestSetup {
                 max_num_seqs: 16,
                 max_waiting: 64,
                 enable_prefix_caching: true,
+                speculation: Speculation::Auto,
                 queue_timeout: None,
             },
             capacity: Capacity {

@@ -169,6 +169,7 @@ pub fn field_name(r: &mut Random) -> String {
         "suffix",
         "priority",
         "cache_salt",
+        "speculation",
         "prompt_logprobs",
         "max_reasoning_tokens",
         "__proto__",

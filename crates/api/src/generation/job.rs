@@ -111,6 +111,7 @@ impl Job {
                 handover: handover.clone(),
                 prompt_logprobs: generate.prompt_logprobs,
                 constraint: constraint.clone(),
+                speculation: generate.speculation,
             };
             // On an error the streams so far are dropped, which cancels them.
             let stream = scheduler

@@ -9,7 +9,7 @@
 //! | class | answer | chat completions | completions |
 //! |---|---|---|---|
 //! | implemented | used | `messages` `max_completion_tokens` `tools` `tool_choice` `response_format` `guided_json` `guided_regex` `guided_choice` `guided_grammar` `structured_outputs` `constrain_headers` `reasoning_effort` `max_reasoning_tokens` `include_reasoning` `top_logprobs` | `prompt` `best_of` `echo` |
-//! | | | both: `model` `max_tokens` `n` `stream` `stream_options` `stop` `seed` `temperature` `top_p` `top_k` `min_p` `repetition_penalty` `presence_penalty` `frequency_penalty` `logit_bias` `logprobs` `min_tokens` `ignore_eos` `stop_token_ids` `prompt_logprobs` `priority` `cache_salt` | |
+//! | | | both: `model` `max_tokens` `n` `stream` `stream_options` `stop` `seed` `temperature` `top_p` `top_k` `min_p` `repetition_penalty` `presence_penalty` `frequency_penalty` `logit_bias` `logprobs` `min_tokens` `ignore_eos` `stop_token_ids` `prompt_logprobs` `priority` `cache_salt` `speculation` | |
 //! | harmless | checked, not used: it cannot change the answer | `user` `safety_identifier` `metadata` `prompt_cache_key` `parallel_tool_calls` (one call per turn is what the model can do), `messages[].name` of others than users, an assistant message's `provider_specific_fields` (LiteLLM sends them back) | `user` |
 //! | one value only | that value passes, others are `unsupported_value` | `store` (`false`) `service_tier` (`auto`, `default`) `modalities` (`["text"]`) `verbosity` (`medium`) `prompt_cache_retention` (`in_memory`) | |
 //! | | | both: `stream_options.include_obfuscation` (`false`) | |
@@ -39,7 +39,7 @@ pub(crate) mod text_engine;
 pub(crate) mod tokens;
 mod tools;
 
-use gossamer_scheduler::SamplingParams;
+use gossamer_scheduler::{SamplingParams, Speculation};
 
 use crate::error::{ApiError, ErrorCode};
 use crate::state::ApiConfig;
@@ -68,6 +68,8 @@ pub(crate) struct Generate {
     pub priority: i32,
     /// Who gives the same one shares prefixes in the cache.
     pub cache_salt: Option<String>,
+    /// Whether tokens may be drafted.
+    pub speculation: Speculation,
     /// Log-probabilities of the prompt, with so many alternatives.
     pub prompt_logprobs: Option<u8>,
     /// Chat only: after so many tokens of reasoning the answer begins.

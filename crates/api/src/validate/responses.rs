@@ -41,6 +41,7 @@ const SAME: &[&str] = &[
     "seed",
     "priority",
     "cache_salt",
+    "speculation",
     "max_reasoning_tokens",
     "stream",
     "stream_options",

@@ -1,7 +1,7 @@
 //! The fields that chat completions and completions share: lengths, sampling, stops, streaming.
 
 use gossamer_harmony::special::VOCAB_SIZE;
-use gossamer_scheduler::SamplingParams;
+use gossamer_scheduler::{SamplingParams, Speculation};
 use serde_json::Value;
 
 use super::fields::{self, Fields, wrong_type};
@@ -48,6 +48,7 @@ pub(super) fn generate(
             .integer("priority", i64::from(i32::MIN)..=i64::from(i32::MAX))?
             .unwrap_or(0) as i32,
         cache_salt: cache_salt(fields)?,
+        speculation: speculation(fields)?,
         prompt_logprobs,
         max_reasoning_tokens: None,
     })
@@ -63,6 +64,14 @@ fn cache_salt(fields: &mut Fields) -> Result<Option<String>, ApiError> {
         )),
         _ => Ok(salt),
     }
+}
+
+fn speculation(fields: &mut Fields) -> Result<Speculation, ApiError> {
+    let word = fields.word("speculation", &["auto", "off"], &[])?;
+    Ok(match word.as_deref() {
+        Some("off") => Speculation::Off,
+        _ => Speculation::Auto,
+    })
 }
 
 /// Takes a field that holds a number of tokens, at least 1.

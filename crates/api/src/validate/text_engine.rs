@@ -1,7 +1,8 @@
 //! The request of a chat completion, for an engine that takes text: what it cannot do is refused by name.
 //!
 //! Fields were read and checked before, whoever answers. Invariant: whatever of a request would be without effect is an
-//! error here; the only exception is `cache_salt`, which holds because nothing is shared.
+//! error here; the exceptions are `cache_salt`, which holds because nothing is shared, and `speculation`, because nothing is
+//! drafted.
 
 use std::sync::Arc;
 

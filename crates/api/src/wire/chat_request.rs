@@ -92,6 +92,9 @@ pub struct ChatCompletionRequest {
     /// Shares cached prefixes only with requests of the same salt.
     #[schema(min_length = 1)]
     pub cache_salt: Option<String>,
+    /// Whether tokens that repeat what stands before them may be drafted and verified together. `auto` (default) where the
+    /// server does that at all, `off` never. The answer is the same, it only comes sooner.
+    pub speculation: Option<Speculation>,
     /// What the answer must be. Reasoning and calls are not held to it.
     pub response_format: Option<ResponseFormat>,
     /// As `response_format` with a schema, of which the model is not told; an object, or one as a string. Only one field may
@@ -130,6 +133,16 @@ pub struct ChatCompletionRequest {
     pub store: Option<bool>,
     /// Only `auto` and `default`; the answer then says `default`.
     pub service_tier: Option<String>,
+}
+
+/// Whether tokens may be drafted.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Speculation {
+    /// Where the server does that at all and finds that it pays.
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// A message of the conversation.

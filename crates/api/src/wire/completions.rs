@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 use super::chat::{FinishReason, PromptLogprob, PromptTokenLogprobs};
+use super::chat_request::Speculation;
 use super::usage::Usage;
 
 /// Body of `POST /v1/completions`. `null` means the same as leaving a field out.
@@ -77,6 +78,9 @@ pub struct CompletionRequest {
     /// Shares cached prefixes only with requests of the same salt.
     #[schema(min_length = 1)]
     pub cache_salt: Option<String>,
+    /// Whether tokens that repeat what stands before them may be drafted and verified together. `auto` (default) where the
+    /// server does that at all, `off` never. The answer is the same, it only comes sooner.
+    pub speculation: Option<Speculation>,
     /// Accepted and not used.
     pub user: Option<String>,
 }

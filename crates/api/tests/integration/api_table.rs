@@ -361,6 +361,7 @@ fn wanted(name: &str) -> Value {
         "suffix" | "user" | "safety_identifier" | "prompt_cache_key" | "cache_salt" => {
             json!("word")
         }
+        "speculation" => json!("off"),
         _ => json!(true),
     }
 }

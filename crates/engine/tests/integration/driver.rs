@@ -57,6 +57,7 @@ pub fn plan(rows: &[(&Row, usize)]) -> BatchPlan {
             query_start: plan.tokens.len(),
             query_len: *query_len,
             context_len,
+            num_drafts: 0,
             block_tables: vec![row.blocks.clone()],
             samples,
             scores: None,

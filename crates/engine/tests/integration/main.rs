@@ -8,5 +8,7 @@ mod folder;
 mod loading;
 mod parity;
 mod reference;
+mod scheduled;
+mod speculation;
 mod widths;
 mod windows;

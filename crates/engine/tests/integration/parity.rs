@@ -15,12 +15,12 @@ use crate::reference::Reference;
 /// rounded key moves them further without moving any probability.
 const TOLERANCE: f64 = 0.08;
 
-fn fixtures() -> Vec<Value> {
+pub fn fixtures() -> Vec<Value> {
     let file: Value = serde_json::from_str(include_str!("../fixtures/tiny_parity.json")).unwrap();
     file["cases"].as_array().unwrap().clone()
 }
 
-fn tokens(value: &Value) -> Vec<u32> {
+pub fn tokens(value: &Value) -> Vec<u32> {
     value
         .as_array()
         .unwrap()

@@ -129,6 +129,8 @@ pub const KEYS: &[Key] = &[
         help: "A request that waited this long without starting fails with 503, in milliseconds." },
     Key { section: "scheduler", name: "enable_prefix_caching", flag: "enable-prefix-caching", kind: Kind::Bool, default: "true",
         help: "Reuse the KV blocks of equal prompt beginnings." },
+    Key { section: "scheduler", name: "speculation", flag: "speculation", kind: Kind::Choice(&["auto", "off"]), default: "auto",
+        help: "Draft tokens that repeat what stands before them and verify them in one step; answers stay the same. auto: while the drafts come true more often than their rows cost, by the steps' own times. off: never; a request may say so too." },
 
     Key { section: "api", name: "reasoning_content", flag: "reasoning-content", kind: Kind::Bool, default: "true",
         help: "Send the reasoning a second time as reasoning_content, for clients that know that name." },

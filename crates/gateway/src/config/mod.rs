@@ -14,6 +14,7 @@ use std::time::Duration;
 use gossamer_api::auth::{AuthConfig, Clock, JwtAlgorithm, JwtConfig, Limits, Scopes};
 use gossamer_api::{KeptBounds, StoreConfig};
 use gossamer_engine::{DeviceChoice, KvDtype, WeightFormat};
+use gossamer_scheduler::Speculation;
 
 use crate::hub::HubModel;
 
@@ -162,6 +163,7 @@ pub struct Scheduler {
     pub max_waiting: usize,
     pub queue_timeout: Option<Duration>,
     pub enable_prefix_caching: bool,
+    pub speculation: Speculation,
 }
 
 /// `[api]`
@@ -269,6 +271,10 @@ impl Config {
                 max_waiting: get.number("scheduler.max_waiting"),
                 queue_timeout: get.optional_duration("scheduler.queue_timeout_ms"),
                 enable_prefix_caching: get.truth("scheduler.enable_prefix_caching"),
+                speculation: match get.text("scheduler.speculation").as_str() {
+                    "off" => Speculation::Off,
+                    _ => Speculation::Auto,
+                },
             },
             api: Api {
                 reasoning_content: get.truth("api.reasoning_content"),

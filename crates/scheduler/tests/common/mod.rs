@@ -50,6 +50,60 @@ pub fn next_token(tokens: &[TokenId], seed: u64, choice: u32, stop_banned: bool)
     }
 }
 
+/// The log-probability of whatever comes after these tokens.
+pub fn logprob_after(tokens: &[TokenId]) -> f32 {
+    (digest(&tokens) % 1000) as f32
+}
+
+/// A rule that refuses two tokens of five, others after every output, and sometimes all.
+#[derive(Clone, Debug)]
+pub struct Rule(pub u64);
+
+struct Ruled {
+    rule: u64,
+    output: Vec<TokenId>,
+    allowed: Vec<TokenId>,
+}
+
+impl ConstraintSource for Rule {
+    fn start(&self) -> Box<dyn TokenConstraint> {
+        Box::new(Ruled {
+            rule: self.0,
+            output: Vec::new(),
+            allowed: Vec::new(),
+        })
+    }
+}
+
+impl TokenConstraint for Ruled {
+    fn part(&self) -> Part {
+        Part::Text
+    }
+
+    fn allows(&mut self, token: TokenId) -> bool {
+        digest(&(self.rule, &self.output, token)) % 5 > 1
+    }
+
+    fn allowed(&mut self) -> Allowed<'_> {
+        let allowed: Vec<_> = (0..=STOP).filter(|&token| self.allows(token)).collect();
+        self.allowed = allowed;
+        Allowed::Only(&self.allowed)
+    }
+
+    fn advance(&mut self, token: TokenId) {
+        self.output.push(token);
+    }
+}
+
+/// The token that is drawn, or the first that the rule allows; `None` if there is none.
+fn held(constraint: &mut dyn TokenConstraint, drawn: TokenId) -> Option<TokenId> {
+    match constraint.allowed() {
+        Allowed::Only(tokens) if tokens.contains(&drawn) => Some(drawn),
+        Allowed::Only(tokens) => tokens.first().copied(),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// What choice `choice` of the request generates when nothing else runs.
 pub fn alone(request: &NewRequest, choice: u32) -> (Vec<TokenId>, FinishReason) {
     let mut tokens = request.prompt.clone();
@@ -62,7 +116,19 @@ pub fn alone(request: &NewRequest, choice: u32) -> (Vec<TokenId>, FinishReason) 
         let banned = output_len < request.stop.min_tokens;
         let forced = put_in.next();
         let drawn = || next_token(&tokens, request.sampling.seed, choice, banned);
-        let token = forced.unwrap_or_else(drawn);
+        let token = match (forced, &request.constraint) {
+            (Some(token), _) => token,
+            (None, None) => drawn(),
+            (None, Some(source)) => {
+                let mut constraint = source.start();
+                let output = tokens[prompt_len..].iter();
+                output.for_each(|&token| constraint.advance(token));
+                match held(constraint.as_mut(), drawn()) {
+                    Some(token) => token,
+                    None => return (tokens.split_off(prompt_len), FinishReason::DeadEnd),
+                }
+            }
+        };
         tokens.push(token);
         if token == STOP && !banned {
             return (tokens.split_off(prompt_len), FinishReason::Stop);
@@ -187,9 +253,36 @@ fn slot_index(table: &[BlockId], position: usize, block_size: usize) -> usize {
     table[position / block_size].0 as usize * block_size + position % block_size
 }
 
+fn draw(tokens: &[TokenId], spec: &SampleSpec) -> SampledToken {
+    let banned = spec.banned.as_ref().is_some_and(|ids| ids.contains(&STOP));
+    let drawn = next_token(tokens, spec.params.seed, spec.choice, banned);
+    let allowed = match &spec.constraint {
+        None => Some(drawn),
+        Some(state) => state.ask(|constraint| held(constraint, drawn)).flatten(),
+    };
+    let bearing = match allowed {
+        Some(_) => Bearing::Kept,
+        None => Bearing::DeadEnd,
+    };
+    SampledToken {
+        token: allowed.unwrap_or_default(),
+        logprobs: spec.params.logprobs.map(|_| {
+            Box::new(TokenLogprobs {
+                logprob: logprob_after(tokens),
+                top: Vec::new(),
+            })
+        }),
+        constrained: spec.constraint.as_ref().map(|_| (Part::Text, bearing)),
+    }
+}
+
 impl Executor for ContentExecutor {
     fn capacity(&self) -> Capacity {
         self.capacity.clone()
+    }
+
+    fn verifies_drafts(&self) -> bool {
+        true
     }
 
     fn execute(&mut self, plan: &BatchPlan) -> Result<StepOutput, ExecuteError> {
@@ -221,17 +314,29 @@ impl Executor for ContentExecutor {
         let mut samples = Vec::new();
         for slice in &plan.slices {
             let tokens = self.read(slice);
+            let drafts = plan.drafts(slice);
+            let known = tokens.len() - drafts.len();
+            assert_eq!(drafts, &tokens[known..]);
+            assert!(
+                drafts.is_empty()
+                    || slice.samples.len() == 1 && slice.query_len == 1 + drafts.len()
+            );
             for spec in &slice.samples {
                 if let Some(history) = &spec.history {
-                    assert_eq!(history.tokens, tokens);
-                    assert_eq!(history.prompt_len + spec.output_len, tokens.len());
+                    assert_eq!(history.tokens, &tokens[..known]);
+                    assert_eq!(history.prompt_len + spec.output_len, known);
                 }
-                let banned = spec.banned.as_ref().is_some_and(|ids| ids.contains(&STOP));
-                samples.push(SampledToken {
-                    token: next_token(&tokens, spec.params.seed, spec.choice, banned),
-                    logprobs: None,
-                    constrained: None,
-                });
+                for len in known..=tokens.len() {
+                    if let Some(constraint) = &spec.constraint {
+                        constraint.suppose(&tokens[known..len]);
+                    }
+                    let drawn = draw(&tokens[..len], spec);
+                    let goes_on = tokens.get(len) == Some(&drawn.token) && !drawn.is_dead_end();
+                    samples.push(drawn);
+                    if !goes_on {
+                        break;
+                    }
+                }
             }
         }
         let scores = plan.slices.iter().flat_map(score).collect();

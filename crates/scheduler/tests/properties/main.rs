@@ -10,8 +10,9 @@ mod strategies;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::time::Duration;
 
-use common::{ContentExecutor, alone};
+use common::{ContentExecutor, alone, logprob_after};
 use gossamer_scheduler::*;
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, TestRunner};
@@ -83,18 +84,18 @@ impl Driver {
                 }
             }
             Op::Step(between) => {
-                self.step(between, |executor, plan| {
+                self.step(between, false, |executor, plan| {
                     Some(executor.execute(plan).unwrap())
                 });
             }
             Op::FailStep(between) => {
-                self.step(between, |executor, plan| {
+                self.step(between, false, |executor, plan| {
                     executor.scribble(plan);
                     None
                 });
             }
             Op::WrongOutput => {
-                self.step(Vec::new(), |executor, plan| {
+                self.step(Vec::new(), true, |executor, plan| {
                     let mut output = executor.execute(plan).unwrap();
                     let token = SampledToken {
                         token: 0,
@@ -153,6 +154,7 @@ impl Driver {
     fn step(
         &mut self,
         between: Vec<Op>,
+        wrong: bool,
         run: impl FnOnce(&mut ContentExecutor, &BatchPlan) -> Option<StepOutput>,
     ) {
         let Some(plan) = self.scheduler.next_plan() else {
@@ -174,7 +176,7 @@ impl Driver {
         self.check();
         let computes = |prefill| {
             let mut slices = plan.slices.iter();
-            slices.any(|slice| prefill == (slice.query_len > 1))
+            slices.any(|slice| prefill == (slice.query_len - slice.num_drafts > 1))
         };
         self.coverage.mixed_steps += usize::from(computes(false) && computes(true));
         self.coverage.copies += plan.copies.len();
@@ -191,6 +193,7 @@ impl Driver {
                 .any(|s| s.request == request && s.cached_len > 0);
             self.coverage.window_hits += usize::from(is_behind && is_hit);
             self.coverage.chunks += usize::from(slice.samples.is_empty());
+            self.coverage.window_drafts += usize::from(is_behind && slice.num_drafts > 0);
             self.coverage.forks += slice.samples.len().saturating_sub(1);
         }
         let output = run(&mut self.executor, &plan);
@@ -199,17 +202,21 @@ impl Driver {
         }
         let planned = plan.sample_specs().count();
         let failed = match output {
-            Some(output) if output.samples.len() == planned => {
+            Some(output) if !wrong => {
                 self.scheduler.commit(output).unwrap();
+                let [step, row] = self.setup.took;
+                let took = Duration::from_micros(step + row * plan.num_tokens() as u64);
+                self.scheduler.observe_step(plan.num_tokens(), took);
                 false
             }
             Some(output) => {
-                let drawn = output.samples.len();
+                let given = output.samples.len();
                 let mismatch = OutputMismatch {
                     what: "tokens",
-                    planned,
-                    given: drawn,
+                    planned: given - 1,
+                    given,
                 };
+                assert!(planned < given);
                 assert_eq!(self.scheduler.commit(output), Err(mismatch));
                 true
             }
@@ -288,7 +295,20 @@ impl Driver {
             );
             assert!(!expected.cancelled, "{event:?} after cancel");
             match event {
-                TokenEvent::Token { index, token, .. } => {
+                TokenEvent::Token {
+                    index,
+                    token,
+                    logprobs,
+                } => {
+                    let request = &expected.request;
+                    let tokens = [&request.prompt, &expected.outputs[index as usize]];
+                    let tokens: Vec<_> = tokens.into_iter().flatten().copied().collect();
+                    match logprobs {
+                        Some(given) => assert_eq!(given.logprob, logprob_after(&tokens)),
+                        None => assert!(
+                            request.sampling.logprobs.is_none() || request.handover.is_some()
+                        ),
+                    }
                     assert!(!expected.finished.contains_key(&index));
                     assert_eq!(expected.scored, all_scores(&expected.request));
                     expected.outputs[index as usize].push(token);
@@ -351,6 +371,15 @@ impl Driver {
         }
         reached.overtakes += self.coverage.overtakes;
         reached.preemptions += self.scheduler.num_preemptions();
+        let drafts = self.scheduler.draft_counts();
+        assert!(drafts.accepted <= drafts.drafted && drafts.decodes <= drafts.drafted);
+        let speculates = self.setup.config.speculation == Speculation::Auto;
+        assert!(speculates || drafts == DraftCounts::default());
+        reached.accepted += drafts.accepted;
+        reached.rejected += drafts.drafted - drafts.accepted;
+        reached.window_drafts += self.coverage.window_drafts;
+        let dead_ends = (self.requests.values()).flat_map(|expected| expected.finished.values());
+        reached.dead_ends += dead_ends.filter(|&&r| r == FinishReason::DeadEnd).count();
         reached.copies += self.coverage.copies;
         reached.chunks += self.coverage.chunks;
         reached.mixed_steps += self.coverage.mixed_steps;
@@ -427,6 +456,12 @@ struct Coverage {
     windows: usize,
     /// Requests that started behind blocks which they were never given.
     window_hits: usize,
+    /// Drafts.
+    accepted: u64,
+    rejected: u64,
+    /// Of sequences that have given blocks back.
+    window_drafts: usize,
+    dead_ends: usize,
 }
 
 #[test]
@@ -465,12 +500,18 @@ fn any_interleaving_gives_every_request_its_own_answer_and_one_end() {
         rescored,
         windows,
         window_hits,
+        accepted,
+        rejected,
+        window_drafts,
+        dead_ends,
     } = reached.into_inner();
     println!(
         "{preemptions} preemptions, {copies} copies, {chunks} chunks, {mixed_steps} mixed steps, {forks} forks, \
          {cached_tokens} tokens from the cache, {failed_requests} failed requests, {ended_by_caller} ended by the caller, \
          {cancelled_with_output} cancelled with output, {overtakes} overtakes, {handovers} handovers, \
-         {rescored} preempted with scores, {windows} slices with blocks behind a window, {window_hits} starts with such"
+         {rescored} preempted with scores, {windows} slices with blocks behind a window, {window_hits} starts with such, \
+         {accepted} drafts accepted, {rejected} rejected, {window_drafts} slices with drafts behind a window, \
+         {dead_ends} dead ends"
     );
     // Seen: about a hundred to thousands of each. Cases that no longer get there test nothing.
     let least = [
@@ -488,6 +529,10 @@ fn any_interleaving_gives_every_request_its_own_answer_and_one_end() {
         rescored,
         windows,
         window_hits,
+        accepted as usize,
+        rejected as usize,
+        window_drafts,
+        dead_ends,
     ];
     assert!(least.iter().all(|&count| count >= 25), "{least:?}");
 }

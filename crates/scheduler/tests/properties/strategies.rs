@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gossamer_scheduler::*;
 use proptest::prelude::*;
 
-use crate::common::STOP;
+use crate::common::{Rule, STOP};
 
 #[derive(Clone, Debug)]
 pub enum Op {
@@ -25,6 +25,8 @@ pub enum Op {
 pub struct Setup {
     pub config: SchedulerConfig,
     pub capacity: Capacity,
+    /// Microseconds of a step, and more for each row.
+    pub took: [u64; 2],
 }
 
 fn setup() -> impl Strategy<Value = Setup> {
@@ -44,16 +46,24 @@ fn setup() -> impl Strategy<Value = Setup> {
         1_usize..=9,
         1_usize..=4,
         1_usize..=6,
-        prop::bool::weighted(0.7),
+        (
+            prop::bool::weighted(0.7),
+            prop::bool::weighted(0.8),
+            // Where rows are dear, drafts are few.
+            prop_oneof![4 => Just([1000, 1]), 1 => Just([10, 1000])],
+        ),
     )
         .prop_map(
-            |((num_blocks, windows), block_size, max_model_len, budget, seqs, waiting, caching)| {
+            |((num_blocks, windows), block_size, max_model_len, budget, seqs, waiting, rest)| {
+                let (caching, speculates, took) = rest;
                 Setup {
+                    took,
                     config: SchedulerConfig {
                         max_num_batched_tokens: budget,
                         max_num_seqs: seqs,
                         max_waiting: waiting,
                         enable_prefix_caching: caching,
+                        speculation: speculation(speculates),
                         queue_timeout: None,
                     },
                     capacity: Capacity {
@@ -75,6 +85,13 @@ fn setup() -> impl Strategy<Value = Setup> {
             }
             setup
         })
+}
+
+fn speculation(speculates: bool) -> Speculation {
+    match speculates {
+        true => Speculation::Auto,
+        false => Speculation::Off,
+    }
 }
 
 /// The longest sequence that the setup allows: found by trying, block by block.
@@ -125,11 +142,17 @@ fn request(limit: usize) -> impl Strategy<Value = NewRequest> {
         prop_oneof![3 => Just(0), 1 => -1..=1],
         prop_oneof![1 => Just(None), 1 => handover().prop_map(Some)],
         prop_oneof![1 => Just(None), 1 => (0_u8..=2).prop_map(Some)],
+        (
+            prop_oneof![3 => Just(None), 1 => (0_u64..3).prop_map(Some)],
+            prop::bool::weighted(0.8),
+            any::<bool>(),
+        ),
     );
     (tokens, prompt_len, n, max_tokens, min_tokens, clamp, rest).prop_map(
         move |(mut prompt, prompt_len, n, max_tokens, min_tokens, clamp, rest)| {
             prompt.truncate(prompt_len);
-            let (seed, cache_salt, penalties, priority, handover, prompt_logprobs) = rest;
+            let (seed, cache_salt, penalties, priority, handover, prompt_logprobs, rest) = rest;
+            let (rule, speculates, logprobs) = rest;
             let room = limit.saturating_sub(prompt_len).max(1);
             let max_tokens = if clamp {
                 max_tokens.min(room)
@@ -142,6 +165,7 @@ fn request(limit: usize) -> impl Strategy<Value = NewRequest> {
                 sampling: Arc::new(SamplingParams {
                     seed,
                     presence_penalty: if penalties { 1.0 } else { 0.0 },
+                    logprobs: logprobs.then_some(0),
                     ..SamplingParams::greedy()
                 }),
                 stop: StopConditions {
@@ -157,7 +181,8 @@ fn request(limit: usize) -> impl Strategy<Value = NewRequest> {
                 priority,
                 handover: handover.map(Arc::new),
                 prompt_logprobs,
-                constraint: None,
+                constraint: rule.map(|rule| Arc::new(Rule(rule)) as _),
+                speculation: speculation(speculates),
             }
         },
     )

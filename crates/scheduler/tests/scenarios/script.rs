@@ -34,6 +34,7 @@ pub fn check(setup: &str, script: &str) {
         max_num_seqs: setup["seqs"],
         max_waiting: setup.get("waiting").copied().unwrap_or(100),
         enable_prefix_caching: setup.get("caching") == Some(&1),
+        speculation: Speculation::Auto,
         queue_timeout: None,
     };
     let mut state = Script {
@@ -135,6 +136,7 @@ impl Script {
             handover: None,
             prompt_logprobs: options.get("scores").map(|&top| top as u8),
             constraint: None,
+            speculation: Speculation::Auto,
         };
         let id = RequestId(self.requests.len() as u64);
         match self.scheduler.submit(id, request) {

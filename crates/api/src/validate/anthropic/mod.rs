@@ -11,7 +11,7 @@ mod blocks;
 mod tools;
 
 use gossamer_harmony::{Conversation, GrammarSource, ReasoningEffort, ResponseFormat};
-use gossamer_scheduler::SamplingParams;
+use gossamer_scheduler::{SamplingParams, Speculation};
 use serde_json::Value;
 
 use super::chat::ChatRequest;
@@ -92,6 +92,7 @@ pub(crate) fn validate(body: Value, config: &ApiConfig) -> Result<MessagesReques
         stream: (fields.boolean("stream")?.unwrap_or(false)).then(StreamOptions::default),
         priority: 0,
         cache_salt: None,
+        speculation: Speculation::Auto,
         prompt_logprobs: None,
         max_reasoning_tokens: plan.budget,
     };

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::chat_request::{FunctionType, ReasoningEffort, ToolChoiceMode};
+use super::chat_request::{FunctionType, ReasoningEffort, Speculation, ToolChoiceMode};
 use answer::{ItemStatus, Phase};
 
 /// Body of `POST /v1/responses`. `null` means the same as leaving a field out.
@@ -78,6 +78,9 @@ pub struct CreateResponse {
     /// Shares cached prefixes only with requests of the same salt.
     #[schema(min_length = 1)]
     pub cache_salt: Option<String>,
+    /// Whether tokens that repeat what stands before them may be drafted and verified together. `auto` (default) where the
+    /// server does that at all, `off` never. The answer is the same, it only comes sooner.
+    pub speculation: Option<Speculation>,
     /// `message.output_text.logprobs` reports log-probabilities. `reasoning.encrypted_content` is accepted: reasoning is
     /// always given in full, so that it can be sent back without being stored. The others ask for what is not there.
     pub include: Option<Vec<Include>>,

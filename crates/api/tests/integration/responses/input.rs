@@ -102,7 +102,7 @@ fn what_sdks_and_codex_send_unasked_is_accepted() {
         json!({"top_logprobs": 3}),
         json!({"reasoning": null, "include": [], "tools": [{"type": "web_search", "external_web_access": false}], "tool_choice": "auto"}),
         json!({"tools": [{"type": "namespace", "name": "n", "description": "", "tools": []}], "tool_choice": "auto"}),
-        json!({"seed": 3, "top_k": 5, "min_p": 0.1, "priority": -1, "cache_salt": "x", "max_reasoning_tokens": 3}),
+        json!({"seed": 3, "top_k": 5, "min_p": 0.1, "priority": -1, "cache_salt": "x", "speculation": "off", "max_reasoning_tokens": 3}),
     ] {
         let body = with(&request("Hi"), fields.clone());
         let response = server.client().post(RESPONSES, &body);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use gossamer_scheduler::{
     Executor, NewRequest, PromptScores, RequestId, SamplingParams, Scheduler, SchedulerConfig,
-    StopConditions, TokenEvent,
+    Speculation, StopConditions, TokenEvent,
 };
 use gossamer_testkit::random_model::RandomModel;
 
@@ -330,6 +330,7 @@ fn texts_under_the_scheduler_are_those_of_the_cpu() {
             max_num_seqs: 8,
             max_waiting: 20,
             enable_prefix_caching: true,
+            speculation: Speculation::Off,
             queue_timeout: None,
         };
         let mut scheduler = Scheduler::new(&scheduler, &engine.capacity());
@@ -359,6 +360,7 @@ fn texts_under_the_scheduler_are_those_of_the_cpu() {
                     handover: None,
                     prompt_logprobs: None,
                     constraint: None,
+                    speculation: Speculation::Off,
                 };
                 scheduler.submit(RequestId(wave * 4 + id), request).unwrap();
             }

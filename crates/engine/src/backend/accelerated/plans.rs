@@ -118,6 +118,7 @@ impl World {
                 query_start: plan.tokens.len(),
                 query_len,
                 context_len,
+                num_drafts: 0,
                 block_tables: block_tables.collect(),
                 samples: vec![SampleSpec {
                     seq: SeqId(index as u64),
