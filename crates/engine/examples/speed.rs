@@ -28,14 +28,22 @@ THREADS 0 takes every core; BATCH 0 measures no decode. OPTIONS:
   --prefill N,N,...  measure prompts of these lengths, each computed in chunks
   --chunk N          tokens per step of prefill [512]
   --kv-cache-dtype T bf16 or int8 [bf16]
+  --device NAME      auto, cpu, metal or cuda [cpu]
   --repack-cache DIR keep repacked weights there, or take them from there
   --json             one JSON object per line, the first for the load";
 
 const BLOCK_SIZE: usize = 16;
+const DEVICES: [DeviceChoice; 4] = [
+    DeviceChoice::Auto,
+    DeviceChoice::Cpu,
+    DeviceChoice::Metal,
+    DeviceChoice::Cuda,
+];
 const MAX_STEPS: usize = 240;
 
 struct Args {
     source: ModelSource,
+    device: DeviceChoice,
     threads: usize,
     temperature: f32,
     batches: Vec<usize>,
@@ -75,6 +83,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
     }
     let mut parsed = Args {
         source: ModelSource::Tiny,
+        device: DeviceChoice::Cpu,
         threads: 0,
         temperature: 0.0,
         batches: vec![1, 4, 16, 64],
@@ -101,6 +110,12 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Args, String> {
                     "int8" => KvDtype::Int8,
                     other => return Err(format!("{other} is neither bf16 nor int8")),
                 }
+            }
+            "--device" => {
+                let name = value()?;
+                let mut choices = DEVICES.into_iter();
+                let found = choices.find(|device| device.name() == name);
+                parsed.device = found.ok_or(format!("no device is called {name}"))?;
             }
             "--repack-cache" => parsed.repack_cache = Some(value()?.into()),
             "--json" => parsed.json = true,
@@ -136,7 +151,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let longest = args.prefill.iter().max().map_or(0, |&len| len);
     let blocks = (args.context / BLOCK_SIZE + most * own_blocks).max(longest.div_ceil(BLOCK_SIZE));
     let config = EngineConfig {
-        device: DeviceChoice::Cpu,
+        device: args.device,
         threads: args.threads,
         block_size: BLOCK_SIZE,
         kv_cache: KvCacheSize::Blocks(blocks),

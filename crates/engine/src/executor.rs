@@ -236,7 +236,7 @@ impl Loading<'_> {
             capacity: kv.capacity(self.max_model_len),
             model,
             backend,
-            failures: 0,
+            failures: DeviceFailures::default(),
         };
         Ok((runner, info))
     }
@@ -323,8 +323,26 @@ struct Runner<B: Backend> {
     capacity: Capacity,
     model: GptOss<B>,
     backend: B,
-    /// Steps in a row that failed because the device did.
-    failures: u32,
+    failures: DeviceFailures,
+}
+
+/// Steps in a row that failed because the device did.
+#[derive(Default)]
+struct DeviceFailures(u32);
+
+impl DeviceFailures {
+    /// Counts, and makes the last straw fatal.
+    fn judge<T>(&mut self, result: Result<T, StepError>) -> Result<T, ExecuteError> {
+        if !matches!(result, Err(StepError::Device(_))) {
+            self.0 = 0;
+            return Ok(result?);
+        }
+        self.0 += 1;
+        result.map_err(|error| match self.0 < MAX_DEVICE_FAILURES {
+            true => error.into(),
+            false => ExecuteError::Fatal(format!("{} steps in a row: {error}", self.0)),
+        })
+    }
 }
 
 impl<B: Backend> Run for Runner<B> {
@@ -334,15 +352,7 @@ impl<B: Backend> Run for Runner<B> {
 
     fn execute(&mut self, plan: &BatchPlan) -> Result<StepOutput, ExecuteError> {
         let result = self.step(plan);
-        if !matches!(result, Err(StepError::Device(_))) {
-            self.failures = 0;
-            return Ok(result?);
-        }
-        self.failures += 1;
-        result.map_err(|error| match self.failures < MAX_DEVICE_FAILURES {
-            true => error.into(),
-            false => ExecuteError::Fatal(format!("{} steps in a row: {error}", self.failures)),
-        })
+        self.failures.judge(result)
     }
 
     fn logits(&mut self, plan: &BatchPlan) -> Result<Vec<f32>, StepError> {
@@ -407,4 +417,33 @@ fn take_rows<T: Copy>(items: &mut &[(usize, T)], rows: Range<usize>) -> Vec<(usi
     *items = later;
     let of_chunk = |(row, item): &(usize, T)| (row - rows.start, *item);
     here.iter().map(of_chunk).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_fails_again_and_again_is_given_up_and_one_that_recovers_is_not() {
+        let device = || Err::<(), _>(StepError::Device("out of memory".to_owned()));
+        let mut failures = DeviceFailures::default();
+        for _ in 0..5 {
+            for _ in 1..MAX_DEVICE_FAILURES {
+                let error = failures.judge(device()).unwrap_err();
+                assert_eq!(error, ExecuteError::Device("out of memory".to_owned()));
+            }
+            failures.judge(Ok(())).unwrap();
+        }
+        // A plan that makes no sense says nothing about the device, but that it answers.
+        let plan = Err::<(), _>(StepError::InvalidPlan("x".to_owned()));
+        assert!(matches!(failures.judge(plan), Err(ExecuteError::Step(_))));
+        for _ in 1..MAX_DEVICE_FAILURES {
+            failures.judge(device()).unwrap_err();
+        }
+        let error = failures.judge(device()).unwrap_err();
+        assert!(
+            matches!(&error, ExecuteError::Fatal(text) if text.contains("3 steps")),
+            "{error}"
+        );
+    }
 }

@@ -483,6 +483,29 @@ async fn a_panicking_executor_fails_the_step_and_readiness_returns_with_the_next
 }
 
 #[tokio::test]
+async fn a_device_that_fails_is_not_ready_until_it_draws_again() {
+    let rig = Rig::new(config());
+    let first = rig.handle.submit(request(4, 1)).unwrap();
+    rig.step();
+    rig.act(Act::Draw);
+    last_event(first).await;
+    assert!(rig.handle.is_ready());
+    let second = rig.handle.submit(request(4, 9)).unwrap();
+    rig.step();
+    rig.act(Act::Fail(ExecuteError::Device("out of memory".into())));
+    assert_eq!(
+        events(second).await,
+        [engine_failed("the device failed: out of memory")]
+    );
+    assert!(!rig.handle.is_ready());
+    let (handle, ..) = rig.let_go();
+    let third = handle.submit(request(4, 2)).unwrap();
+    assert!(matches!(last_event(third).await, TokenEvent::Finished(_)));
+    assert!(handle.is_ready());
+    handle.stop();
+}
+
+#[tokio::test]
 async fn a_fatal_error_fails_everything_and_refuses_what_comes() {
     let mut config = config();
     config.max_num_seqs = 1;

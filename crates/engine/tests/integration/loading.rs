@@ -3,7 +3,7 @@
 use std::fs;
 
 use gossamer_engine::{
-    Engine, EngineConfig, KvCacheSize, KvDtype, LoadError, ModelSource, WeightFormat,
+    DeviceChoice, Engine, EngineConfig, KvCacheSize, KvDtype, LoadError, ModelSource, WeightFormat,
 };
 use gossamer_scheduler::{Executor, KvGroup};
 use gossamer_testkit::random_model::RandomModel;
@@ -295,6 +295,34 @@ fn settings_that_cannot_be_are_refused() {
             "{name}: {error}"
         );
     }
+}
+
+#[test]
+fn a_device_that_this_build_lacks_is_refused_with_what_it_has_and_how_to_build() {
+    let folder = small(u64::MAX);
+    // No build has both.
+    let refused = [DeviceChoice::Metal, DeviceChoice::Cuda].map(|device| {
+        let settings = EngineConfig {
+            device,
+            ..config(1, 8)
+        };
+        match load(&folder, &settings) {
+            Err(LoadError::NoDevice { wanted, reason }) if reason.contains("was built") => {
+                assert_eq!(wanted, device.name());
+                assert!(reason.contains("for the CPU only") || reason.contains("and the CPU"));
+                assert!(reason.contains(&format!("--features {wanted}")), "{reason}");
+                true
+            }
+            _ => false,
+        }
+    });
+    assert!(refused.contains(&true));
+    // Whatever this is, something computes.
+    let settings = EngineConfig {
+        device: DeviceChoice::Auto,
+        ..config(1, 8)
+    };
+    load(&folder, &settings).unwrap();
 }
 
 #[test]

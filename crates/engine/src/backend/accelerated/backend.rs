@@ -352,3 +352,20 @@ fn budget(free: u64, percent: u8, cap: Option<(u64, &str)>) -> Budget {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_takes_a_share_of_what_is_free_within_the_cap() {
+        let gib = 1u64 << 30;
+        let half = budget(10 * gib, 50, None);
+        assert_eq!(half.bytes >> 20, 5 * 1024 - 1);
+        assert_eq!(half.reason, "50 % of the 10240 MiB beside the weights");
+        let capped = budget(10 * gib, 50, Some((4 * gib, "why")));
+        assert_eq!((capped.bytes, capped.free), (4 * gib, 10 * gib));
+        assert!(capped.reason.contains("not 50 %") && capped.reason.contains("why"));
+        assert_eq!(budget(4 * gib, 100, Some((4 * gib, "why"))).reason[..5], *"100 %");
+    }
+}

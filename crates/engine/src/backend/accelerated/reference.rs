@@ -51,11 +51,14 @@ fn floats(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
 }
 
+/// Where an element of a head of a slot is.
+type Place = fn(&Dims, usize, usize, usize) -> usize;
+
 struct Write<'a> {
     rows: &'a [f32],
     slots: &'a [i64],
     dims: Dims,
-    place: fn(&Dims, usize, usize, usize) -> usize,
+    place: Place,
 }
 
 impl InplaceOp2 for Write<'_> {
@@ -92,7 +95,7 @@ pub fn write_cache(keys: &Tensor, values: &Tensor, cache: &Pair, slots: &Tensor)
     assert_eq!(keys.dims3()?, (slots.len(), dims.heads, dims.dim));
     assert_eq!(keys.dims(), values.dims());
     assert!(slots.iter().all(|slot| (*slot as usize) < dims.slots));
-    let places: [fn(&Dims, usize, usize, usize) -> usize; 2] = [Dims::key, Dims::value];
+    let places: [Place; 2] = [Dims::key, Dims::value];
     let targets = [(keys, &cache.keys), (values, &cache.values)];
     for ((source, target), place) in targets.into_iter().zip(places) {
         let write = Write {
@@ -124,7 +127,7 @@ pub fn gather_cache(
             (0..len).map(|at| table[at / dims.block] as usize * dims.block + at % dims.block),
         );
     }
-    let read = |cache: &Tensor, place: fn(&Dims, usize, usize, usize) -> usize| {
+    let read = |cache: &Tensor, place: Place| {
         let cache = floats(cache)?;
         let mut rows = Vec::with_capacity(slots.len() * dims.heads * dims.dim);
         for slot in &slots {
@@ -185,13 +188,14 @@ pub fn varlen_attention(
     assert_eq!(bounds_k[count] as usize, tokens);
     let (keys, values) = (floats(&packed.keys)?, floats(&packed.values)?);
     let (queries, sinks) = (floats(q)?, floats(sinks)?);
+    assert_eq!(sinks.len(), heads);
     let mut out = vec![0f32; queries.len()];
     for sequence in 0..count {
         let num_q = (bounds_q[sequence + 1] - bounds_q[sequence]) as usize;
         let first = bounds_k[sequence] as usize;
         let num_k = bounds_k[sequence + 1] as usize - first;
         assert!(num_q <= longest && num_q <= num_k);
-        for head in 0..heads {
+        for (head, sink) in sinks.iter().enumerate() {
             let kv_head = head / (heads / kv_heads);
             let row = |at: usize| ((first + at) * kv_heads + kv_head) * dim;
             for query in 0..num_q {
@@ -207,9 +211,9 @@ pub fn varlen_attention(
                     query.iter().zip(key).map(|(q, k)| q * k).sum::<f32>() * scale
                 };
                 let scores: Vec<f32> = (start..end).map(score).collect();
-                let largest = scores.iter().copied().fold(sinks[head], f32::max);
+                let largest = scores.iter().copied().fold(*sink, f32::max);
                 let weights: Vec<f32> = scores.iter().map(|s| (s - largest).exp()).collect();
-                let whole = weights.iter().sum::<f32>() + (sinks[head] - largest).exp();
+                let whole = weights.iter().sum::<f32>() + (sink - largest).exp();
                 for (at, weight) in (start..end).zip(weights) {
                     let value = &values[row(at)..row(at) + dim];
                     for (out, value) in out[place..place + dim].iter_mut().zip(value) {
