@@ -18,8 +18,9 @@ use crate::{ColumnsMut, swiglu};
 
 /// Tokens whose activations are kept close: 2880 columns of 64 tokens are 276 KB.
 const TOKENS: usize = 64;
-/// Bytes ahead of which weights are prefetched.
-const AHEAD: usize = 4096;
+/// Bytes ahead of which weights are prefetched; their scales are by a whole group.
+const AHEAD: usize = 8192;
+const CACHE_LINE: usize = 64;
 
 /// Checked arguments.
 struct Job<'a> {
@@ -228,8 +229,12 @@ unsafe fn tile<L: Products<F>, F: Format, const N: usize>(
         let mut sums = [L::zeros(); N];
         for b in 0..layout.blocks {
             let block = weights.add(b * block_bytes);
-            for line in (0..block_bytes).step_by(64) {
+            for line in (0..block_bytes).step_by(CACHE_LINE) {
                 prefetch(block.wrapping_add(AHEAD + line));
+            }
+            // The next group's scales lie behind all of its blocks, and its first block needs them.
+            if (b * scale_bytes) % CACHE_LINE < scale_bytes {
+                prefetch(scales.wrapping_add(layout.group_bytes() + b * scale_bytes));
             }
             let mut products: [L::Sums; N] = std::array::from_fn(|n| L::start(x[n].add(b)));
             for part in 0..QUANT_BLOCK / 8 {
