@@ -9,17 +9,14 @@ VENV := .venv
 BROWSER_VENV := .venv-browser
 # A workspace of its own.
 RUST_CLIENT := tests/clients/async-openai/Cargo.toml
-# 600 more crates: only `make test-mistralrs` and whoever asks for the feature compile it.
+# 600 more crates: only `make test-mistralrs`, `make lint-mistralrs` and whoever asks for the feature compile it.
 SECOND_ENGINE := --exclude gossamer-mistralrs
 # For training and scoring the embedded model: PyTorch, so apart from the small one.
 MODEL_VENV := .venv-model
 # Flags for the server: make run ARGS="--port 9000"
 ARGS ?=
 # What `make run` builds in besides the CPU kernels: what suits this machine. FEATURES=cuda for another, FEATURES= for none.
-FEATURES = $(shell tools/features)
-# Metal: shaders are compiled when the server starts, by the system. Compiling them now needs Apple's whole Xcode, with the
-# kits for three of its systems, because mistral.rs's build makes them for all.
-export MISTRALRS_METAL_PRECOMPILE ?= 0
+FEATURES ?= $(shell tools/features)
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-rust test-e2e test-browser test-clients test-candle test-mistralrs lint-mistralrs metal-check check fmt fmt-check lint openapi openapi-check openapi-lint
@@ -28,6 +25,8 @@ export MISTRALRS_METAL_PRECOMPILE ?= 0
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# CUDA's installer leaves its compiler off the PATH, where the crates that call it look.
+run: export PATH := $(PATH):$(or $(CUDA_HOME),/usr/local/cuda)/bin
 run: ## Build for this machine and serve the embedded model on http://127.0.0.1:8000 (ARGS="--model DIR ..." for more)
 	$(CARGO) run --release --locked -p gossamer-gateway --features "$(FEATURES)" -- serve $(ARGS)
 

@@ -7,26 +7,31 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+DRIVER = "nvidia-smi"
+# Where CUDA_HOME says, and not on the PATH.
+COMPILER = "cuda/bin/nvcc"
 
 
 @pytest.mark.parametrize(
-    ("system", "machine", "nvcc", "given", "features"),
+    ("system", "machine", "found", "given", "features"),
     [
-        ("Darwin", "arm64", False, [], "metal"),
-        ("Darwin", "x86_64", False, [], ""),
-        ("Linux", "x86_64", False, [], ""),
-        ("Linux", "x86_64", True, [], "cuda"),
-        ("Linux", "aarch64", True, [], "cuda"),
-        ("Darwin", "arm64", False, ["FEATURES="], ""),
-        ("Linux", "x86_64", True, ["FEATURES="], ""),
-        ("Linux", "x86_64", False, ["FEATURES=cuda"], "cuda"),
+        ("Darwin", "arm64", [], [], "metal"),
+        ("Darwin", "x86_64", [], [], ""),
+        ("Linux", "x86_64", [], [], ""),
+        ("Linux", "x86_64", [DRIVER, COMPILER], [], "cuda"),
+        ("Linux", "aarch64", [DRIVER, COMPILER], [], "cuda"),
+        ("Linux", "x86_64", [DRIVER, "nvcc"], [], "cuda"),
+        ("Linux", "x86_64", [COMPILER], [], ""),
+        ("Linux", "x86_64", [DRIVER], [], ""),
+        ("Darwin", "arm64", [], ["FEATURES="], ""),
+        ("Linux", "x86_64", [DRIVER, COMPILER], ["FEATURES="], ""),
+        ("Linux", "x86_64", [], ["FEATURES=cuda"], "cuda"),
     ],
 )
-def test_make_run_builds_what_suits_the_machine(tmp_path, system, machine, nvcc, given, features):
+def test_make_run_builds_what_suits_the_machine(tmp_path, system, machine, found, given, features):
     programs = {"uname": f'[ "$1" = -s ] && echo {system} || echo {machine}'}
     toolkit = tmp_path / "cuda"
-    if nvcc:
-        programs["cuda/bin/nvcc"] = "true"
+    programs.update({name: "true" for name in found})
     for name, text in programs.items():
         program = tmp_path / name
         program.parent.mkdir(parents=True, exist_ok=True)

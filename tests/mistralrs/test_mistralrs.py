@@ -238,6 +238,9 @@ def test_what_cannot_be_done_is_refused_by_name(server, client):
         ask(client, tools=[WEATHER], tool_choice="required")
     assert refused.value.param == "tool_choice"
     with pytest.raises(openai.BadRequestError) as refused:
+        ask(client, max_tokens=4, extra_body={"min_tokens": 5})
+    assert refused.value.param == "min_tokens" and "4 tokens" in refused.value.message
+    with pytest.raises(openai.BadRequestError) as refused:
         client.completions.create(model=MODEL, prompt="Hello")
     assert refused.value.param == "prompt"
     with pytest.raises(openai.BadRequestError) as refused:

@@ -1,8 +1,8 @@
 //! The seam above the token level: messages in, pieces of text out.
 //!
-//! What an engine implements that has a template, a tokenizer and a scheduler of its own. The first implementation of the
-//! same seam is local: harmony, our scheduler and [`Engine::Tokens`]. Both end in `generation::Event`s, so everything about
-//! answers, limits and metrics is written once.
+//! What an engine implements that has a template, a tokenizer and a scheduler of its own. Our own path,
+//! harmony over our scheduler ([`Engine::Tokens`]), does not go through it; both end in `generation::Event`s, so everything
+//! about answers, limits and metrics is written once.
 //! Knows no engine. Invariants: dropping a [`TextStream`] cancels the request, and its [`TextSink`] says so; a stream yields
 //! exactly one terminal event, also if the engine dies.
 
@@ -17,6 +17,7 @@ pub use gossamer_scheduler::{RequestError, SamplingParams, SubmitError};
 use tokio::sync::mpsc;
 
 use crate::error::{ApiError, ErrorCode};
+pub use crate::generation::logprobs::finite;
 use crate::wire::chat::TokenLogprob;
 
 /// Who says a message.
@@ -118,7 +119,7 @@ pub enum TextEvent {
         /// The tokens' log-probabilities, where the request asks for them.
         logprobs: Vec<TokenLogprob>,
     },
-    /// A choice ended. A choice that the stream has ended itself has no such event.
+    /// A choice ended. Of one that the stream has ended itself this may come too, and means nothing.
     ChoiceFinished {
         /// Which.
         choice: u32,
@@ -226,7 +227,7 @@ impl TextSink {
 pub struct TextStats {
     /// Choices being generated.
     pub running: usize,
-    /// Choices waiting.
+    /// Requests whose first choice waits to run; of our scheduler, preempted sequences too.
     pub waiting: usize,
 }
 

@@ -303,7 +303,7 @@ impl Executor for EngineExecutor {
 
     /// Where rows are batch invariant (`backend/mod.rs`).
     fn verifies_drafts(&self) -> bool {
-        self.info.backend == "cpu"
+        self.runner.verifies_drafts()
     }
 
     fn execute(&mut self, plan: &BatchPlan) -> Result<StepOutput, ExecuteError> {
@@ -314,6 +314,7 @@ impl Executor for EngineExecutor {
 /// A model on some device.
 trait Run: Send {
     fn capacity(&self) -> Capacity;
+    fn verifies_drafts(&self) -> bool;
     fn execute(&mut self, plan: &BatchPlan) -> Result<StepOutput, ExecuteError>;
     fn logits(&mut self, plan: &BatchPlan) -> Result<Vec<f32>, StepError>;
 }
@@ -348,6 +349,10 @@ impl DeviceFailures {
 impl<B: Backend> Run for Runner<B> {
     fn capacity(&self) -> Capacity {
         self.capacity.clone()
+    }
+
+    fn verifies_drafts(&self) -> bool {
+        B::BATCH_INVARIANT
     }
 
     fn execute(&mut self, plan: &BatchPlan) -> Result<StepOutput, ExecuteError> {

@@ -124,10 +124,13 @@ impl<'a> Step<'a> {
     ) -> Result<(), StepError> {
         let seq = slice.seq.0;
         let start = self.positions.len();
-        if slice.query_start != start || slice.query_len == 0 {
+        let left = plan.tokens.len() - start;
+        if slice.query_start != start || !(1..=left).contains(&slice.query_len) {
             return invalid(format!(
-                "sequence {seq} has rows {} + {}, expected some from {start} on",
-                slice.query_start, slice.query_len
+                "sequence {seq} has rows {} + {}, expected some of {start}..{}",
+                slice.query_start,
+                slice.query_len,
+                plan.tokens.len()
             ));
         }
         if slice.query_len > slice.context_len || slice.context_len > capacity.max_model_len {

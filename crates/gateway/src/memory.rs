@@ -27,16 +27,21 @@ fn share(available: u64, weight_bytes: u64) -> u64 {
     bytes >> 20 << 20
 }
 
-/// Bytes of all `*.safetensors` files in a folder; 0 if there are none to be seen.
-pub fn weight_bytes(folder: &Path) -> u64 {
-    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+/// Bytes of all `*.safetensors` files in a folder, or of a model that is one file; 0 if there are none to be seen.
+pub fn weight_bytes(path: &Path) -> u64 {
+    // Through symbolic links, here and below: downloads often consist of them.
+    if let Ok(file) = std::fs::metadata(path)
+        && file.is_file()
+    {
+        return file.len();
+    }
+    let files = std::fs::read_dir(path).into_iter().flatten().flatten();
     files
         .filter(|file| {
             file.path()
                 .extension()
                 .is_some_and(|extension| extension == "safetensors")
         })
-        // Through symbolic links: downloads often consist of them.
         .filter_map(|file| std::fs::metadata(file.path()).ok())
         .map(|metadata| metadata.len())
         .sum()
@@ -95,5 +100,12 @@ mod tests {
     fn a_folder_without_weights_has_none() {
         assert_eq!(weight_bytes(Path::new(env!("CARGO_MANIFEST_DIR"))), 0);
         assert_eq!(weight_bytes(Path::new("no/such/folder")), 0);
+    }
+
+    #[test]
+    fn a_model_of_one_file_is_as_large_as_it() {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let text = std::fs::read(&manifest).unwrap();
+        assert_eq!(weight_bytes(&manifest), text.len() as u64);
     }
 }

@@ -55,7 +55,7 @@ impl Running {
                 (health::probe(scheduler).await).map_err(|error| error.to_string())
             }
             #[cfg(feature = "mistralrs")]
-            Self::Mistralrs(engine) => engine.probe().await,
+            Self::Mistralrs(engine) => (engine.probe().await).map_err(|error| error.to_string()),
         }
     }
 
@@ -107,8 +107,10 @@ impl Running {
     pub async fn ended(self) {
         match self {
             Self::Local { ended, .. } => {
-                // An error means that it ended before.
-                let _ = ended.await;
+                // Whoever has heard of its end must not ask again, and an error means that it ended before.
+                if !ended.is_terminated() {
+                    let _ = ended.await;
+                }
             }
             #[cfg(feature = "mistralrs")]
             Self::Mistralrs(engine) => drop(engine),
@@ -119,17 +121,21 @@ impl Running {
 #[cfg(feature = "mistralrs")]
 async fn silent(engine: &MistralEngine) -> String {
     use gossamer_api::text_engine::TextEngine;
+    use gossamer_mistralrs::ProbeError;
 
     let mut failures = 0;
     loop {
         tokio::time::sleep(health::WATCH).await;
-        if engine.is_ready() || engine.is_draining() {
+        // Whoever waits for it finds out; a probe would wait behind them, or be refused because of them.
+        if engine.is_ready() || engine.is_draining() || engine.stats().waiting > 0 {
             failures = 0;
             continue;
         }
         match engine.probe().await {
             Ok(()) => tracing::info!("the engine answers again"),
-            Err(why) => {
+            // Between the look at the queue and the probe others came.
+            Err(ProbeError::Busy(_)) => {}
+            Err(ProbeError::Failed(why)) => {
                 failures += 1;
                 tracing::warn!(error = why, "the engine does not answer");
                 if failures == MOST_FAILURES {

@@ -247,7 +247,7 @@ fn mistralrs(config: &Config, metrics: &Metrics) -> Result<Started, ServeError> 
         architecture: engine.architecture().to_owned(),
         backend: engine.backend().to_owned(),
         kernels: "mistral.rs".to_owned(),
-        weight_bytes: engine.weight_bytes(),
+        weight_bytes: memory::weight_bytes(path),
         kv_cache_bytes: 0,
     };
     Ok(Started {

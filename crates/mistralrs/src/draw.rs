@@ -218,7 +218,8 @@ fn penalize(logits: &mut [f32], params: &SamplingParams, context: &[u32], output
 }
 
 /// The token at which the running sum of probabilities exceeds `uniform`, among those that the filters leave: first
-/// `top_k`, then `top_p`, then `min_p`, all on the distribution at the request's temperature.
+/// `min_p`, then `top_k`, then `top_p`, all on the distribution at the request's temperature. So does the local engine,
+/// as vLLM does: which engine answers must not decide what a `top_p` is a part of.
 fn pick(logits: &[f32], params: &SamplingParams, uniform: f64) -> u32 {
     let first = best(logits);
     let largest = logits.get(first as usize).copied();
@@ -236,6 +237,11 @@ fn pick(logits: &[f32], params: &SamplingParams, uniform: f64) -> u32 {
         .map(|(token, &logit)| (token, weight(logit)))
         .filter(|(_, weight)| *weight > 0.0)
         .collect();
+    if params.min_p > 0.0 {
+        // The likeliest weighs 1.
+        let least = f64::from(params.min_p);
+        kept.retain(|(_, weight)| *weight >= least);
+    }
     // Likelier first, then smaller ids: what is kept does not depend on how a sort treats equals.
     let order = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     let top_k = params.top_k as usize;
@@ -256,10 +262,6 @@ fn pick(logits: &[f32], params: &SamplingParams, uniform: f64) -> u32 {
             sum >= wanted
         });
         kept.truncate(enough.map_or(kept.len(), |last| last + 1));
-    }
-    if params.min_p > 0.0 {
-        let least = f64::from(params.min_p);
-        kept.retain(|(_, weight)| *weight >= least);
     }
     kept.sort_unstable_by_key(|(token, _)| *token);
     let total: f64 = kept.iter().map(|(_, weight)| weight).sum();

@@ -86,6 +86,9 @@ fn filters_leave_what_they_should() {
     assert_eq!(kept(params(|params| params.top_p = 0.0)), [1]);
     // exp(-1) = 0.37, exp(-2) = 0.14.
     assert_eq!(kept(params(|params| params.min_p = 0.3)), [1, 2]);
+    // Of what that leaves, 0.644 is more than 0.7 of the mass; of all tokens it is less.
+    let first = |params: &mut SamplingParams| (params.min_p, params.top_p) = (0.3, 0.7);
+    assert_eq!(kept(params(first)), [1]);
     assert_eq!(kept(params(|params| params.temperature = 0.01)), [1]);
 }
 

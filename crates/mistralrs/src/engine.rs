@@ -23,16 +23,47 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use crate::load::{self, Found, LoadError, MistralConfig};
+use crate::load::{self, LoadError, MistralConfig};
 use crate::queue::{Queue, Ticket};
 use crate::request::{effort, messages, tools};
 use crate::run::{Model, run};
+
+/// Why a probe drew no token.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// Others were before it, which says nothing about the engine.
+    #[error("{0}")]
+    Busy(String),
+    /// The engine did not answer.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<TextSubmitError> for ProbeError {
+    fn from(error: TextSubmitError) -> Self {
+        let message = error.to_string();
+        match error {
+            TextSubmitError::Refused(SubmitError::QueueFull { .. }) => Self::Busy(message),
+            _ => Self::Failed(message),
+        }
+    }
+}
+
+impl From<RequestError> for ProbeError {
+    fn from(error: RequestError) -> Self {
+        let message = error.to_string();
+        match error {
+            RequestError::QueueTimeout { .. } => Self::Busy(message),
+            _ => Self::Failed(message),
+        }
+    }
+}
 
 /// See the file's header.
 pub struct MistralEngine {
     model: Arc<Model>,
     queue: Queue,
-    found: Found,
+    architecture: String,
     backend: &'static str,
     max_sequence_len: usize,
     max_num_seqs: usize,
@@ -46,7 +77,7 @@ impl MistralEngine {
     /// # Errors
     /// There is no such model, it cannot be loaded, or it is GPT-OSS.
     pub fn start(config: &MistralConfig, metrics: SchedulerMetrics) -> Result<Self, LoadError> {
-        let found = load::inspect(&config.path)?;
+        let architecture = load::inspect(&config.path)?;
         let failed = |message: String| LoadError::Loader {
             path: config.path.clone(),
             message,
@@ -96,7 +127,7 @@ impl MistralEngine {
                 config.queue_timeout,
                 metrics,
             ),
-            found,
+            architecture,
             backend: if device.is_metal() {
                 "metal"
             } else if device.is_cuda() {
@@ -112,7 +143,7 @@ impl MistralEngine {
 
     /// The checkpoint's architecture, as it names it.
     pub fn architecture(&self) -> &str {
-        &self.found.architecture
+        &self.architecture
     }
 
     /// What computes: `cpu`, `metal`, `cuda`.
@@ -125,16 +156,11 @@ impl MistralEngine {
         self.max_num_seqs
     }
 
-    /// Bytes of the model's files.
-    pub fn weight_bytes(&self) -> u64 {
-        self.found.weight_bytes
-    }
-
     /// Draws one token through everything below HTTP.
     ///
     /// # Errors
     /// There was none, and why.
-    pub async fn probe(&self) -> Result<(), String> {
+    pub async fn probe(&self) -> Result<(), ProbeError> {
         let request = TextRequest {
             messages: vec![TextMessage::User {
                 name: None,
@@ -150,17 +176,17 @@ impl MistralEngine {
             min_tokens: 0,
             ignore_eos: false,
         };
-        let mut stream = (self.submit(request).await).map_err(|error| error.to_string())?;
+        let mut stream = self.submit(request).await?;
         let mut drawn = 0;
         while let Some(event) = stream.next().await {
             match event {
                 TextEvent::Delta { tokens, .. } => drawn += tokens,
-                TextEvent::Failed(error) => return Err(error.to_string()),
+                TextEvent::Failed(error) => return Err(error.into()),
                 TextEvent::ChoiceFinished { .. } | TextEvent::Finished => {}
             }
         }
         if drawn == 0 {
-            return Err("it answered without a token".into());
+            return Err(ProbeError::Failed("it answered without a token".into()));
         }
         Ok(())
     }
@@ -313,6 +339,30 @@ impl Accept {
         match answer.await.ok().flatten().ok_or_else(gone)? {
             Ok(tokens) => Ok(tokens.len()),
             Err(error) => Err(TextSubmitError::Template(format!("{error:#}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_before_a_probe_is_no_failure_of_the_engine() {
+        let busy = [
+            ProbeError::from(TextSubmitError::from(SubmitError::QueueFull { limit: 2 })),
+            ProbeError::from(RequestError::QueueTimeout { limit_ms: 20 }),
+        ];
+        for error in busy {
+            assert!(matches!(error, ProbeError::Busy(_)), "{error}");
+        }
+        let failed = [
+            ProbeError::from(TextSubmitError::from(SubmitError::ShuttingDown)),
+            ProbeError::from(TextSubmitError::Engine("gone".into())),
+            ProbeError::from(RequestError::Engine("gone".into())),
+        ];
+        for error in failed {
+            assert!(matches!(error, ProbeError::Failed(_)), "{error}");
         }
     }
 }

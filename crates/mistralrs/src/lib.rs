@@ -19,5 +19,5 @@ mod queue;
 mod request;
 mod run;
 
-pub use engine::MistralEngine;
+pub use engine::{MistralEngine, ProbeError};
 pub use load::{LoadError, MistralConfig};

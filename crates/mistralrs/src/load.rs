@@ -66,77 +66,48 @@ pub enum LoadError {
     },
 }
 
-/// What is known of a model before its weights are read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
-    pub architecture: String,
-    /// Bytes of all files with weights.
-    pub weight_bytes: u64,
-}
-
 type LoadedPipeline = Arc<tokio::sync::Mutex<dyn Pipeline + Send + Sync>>;
 
-/// Looks at the model's description, and refuses what this engine is not for.
-pub(crate) fn inspect(path: &Path) -> Result<Found, LoadError> {
+/// Looks at the model's description, and refuses what this engine is not for. Returns the architecture that it names.
+pub(crate) fn inspect(path: &Path) -> Result<String, LoadError> {
     let unusable = |message: String| LoadError::Unusable {
         path: path.to_owned(),
         message,
     };
-    let found = if path.is_dir() {
+    let architecture = if path.is_dir() {
         let config = path.join("config.json");
         let text = std::fs::read_to_string(&config)
             .map_err(|error| unusable(format!("config.json cannot be read: {error}")))?;
         let config: Value = serde_json::from_str(&text)
             .map_err(|error| unusable(format!("config.json is not JSON: {error}")))?;
         let named = (config["architectures"][0].as_str()).or(config["model_type"].as_str());
-        Found {
-            architecture: (named.map(str::to_owned))
-                .ok_or_else(|| unusable("config.json names no architecture".into()))?,
-            weight_bytes: weight_bytes(path),
-        }
+        (named.map(str::to_owned))
+            .ok_or_else(|| unusable("config.json names no architecture".into()))?
     } else if path
         .extension()
         .is_some_and(|extension| extension == "gguf")
     {
         let mut file = File::open(path).map_err(|error| unusable(error.to_string()))?;
-        let weight_bytes = file.metadata().map_or(0, |metadata| metadata.len());
         let content = gguf_file::Content::read(&mut file)
             .map_err(|error| unusable(format!("it is no GGUF file: {error}")))?;
         let named = content.metadata.get("general.architecture");
-        Found {
-            architecture: (named.and_then(|value| value.to_string().ok().cloned()))
-                .ok_or_else(|| unusable("the GGUF file names no architecture".into()))?,
-            weight_bytes,
-        }
+        (named.and_then(|value| value.to_string().ok().cloned()))
+            .ok_or_else(|| unusable("the GGUF file names no architecture".into()))?
     } else {
         let expected =
             "a folder in Hugging Face's layout or a file whose name ends in .gguf is needed";
         return Err(unusable(expected.into()));
     };
-    let letters: String = (found.architecture.chars())
+    let letters: String = (architecture.chars())
         .filter(char::is_ascii_alphanumeric)
         .collect();
     if letters.to_ascii_lowercase().starts_with("gptoss") {
         return Err(LoadError::GptOss {
             path: path.to_owned(),
-            found: found.architecture,
+            found: architecture,
         });
     }
-    Ok(found)
-}
-
-fn weight_bytes(folder: &Path) -> u64 {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .filter(|entry| {
-            entry
-                .path()
-                .extension()
-                .is_some_and(|kind| kind == "safetensors")
-        })
-        .filter_map(|entry| entry.path().metadata().ok())
-        .map(|metadata| metadata.len())
-        .sum()
+    Ok(architecture)
 }
 
 /// Loads the weights; takes as long as that takes.
@@ -192,6 +163,11 @@ fn loader(path: &Path) -> Option<Box<dyn Loader>> {
 
 /// The device that this build of mistral.rs computes on.
 pub(crate) fn device() -> Result<Device, candle_core::Error> {
+    // candle panics where there is none.
+    #[cfg(feature = "metal")]
+    if candle_metal_kernels::metal::Device::system_default().is_none() {
+        candle_core::bail!("the system names no Metal device");
+    }
     if cfg!(feature = "metal") {
         Device::new_metal(0)
     } else if cfg!(feature = "cuda") {
@@ -250,7 +226,7 @@ mod tests {
     #[test]
     fn what_is_no_model_is_named() {
         let other = folder("other", r#"{"architectures": ["Qwen3ForCausalLM"]}"#);
-        assert_eq!(inspect(&other).unwrap().architecture, "Qwen3ForCausalLM");
+        assert_eq!(inspect(&other).unwrap(), "Qwen3ForCausalLM");
         std::fs::write(other.join("config.json"), "{}").unwrap();
         assert!(
             inspect(&other)

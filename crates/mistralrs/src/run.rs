@@ -4,11 +4,12 @@
 //! Knows mistral.rs's answers. Invariants: one terminal event; whatever ends this early makes every draw of it an end, so
 //! mistral.rs is done with it one step later.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use gossamer_api::text_engine::{
-    RequestError, TextEnd, TextEvent, TextRequest, TextSink, ToolCall,
+    RequestError, TextEnd, TextEvent, TextRequest, TextSink, ToolCall, finite,
 };
 use gossamer_api::wire::chat::{TokenLogprob, TopLogprob};
 use gossamer_metrics::SchedulerMetrics;
@@ -17,7 +18,7 @@ use mistralrs_core::{
     ChunkChoice, CustomLogitsProcessor, MistralRs, NormalRequest, Request, RequestMessage, Response,
 };
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::draw::{Draw, Drawn, Tap};
 use crate::queue::{Place, Ticket};
@@ -33,7 +34,7 @@ pub(crate) struct Model {
     pub ends: Arc<[u32]>,
     pub tokens: Option<TokEnv>,
     pub metrics: SchedulerMetrics,
-    /// A request was answered, and none has failed by the engine's fault since.
+    /// A token was drawn or a request answered, and no request has failed by the engine's fault since.
     pub healthy: AtomicBool,
 }
 
@@ -74,7 +75,15 @@ pub(crate) async fn run(
     let mut choices = JoinSet::new();
     let result = async {
         for choice in 0..request.n {
-            let place = ticket.place(prompt_len).await.map_err(refused)?;
+            // Waited for by one future to the end: another one would wait behind everybody else.
+            let mut waiting = pin!(ticket.place(prompt_len));
+            let place = loop {
+                tokio::select! {
+                    place = &mut waiting => break place.map_err(refused)?,
+                    // What has failed by now fails the request, and does not wait for places that nobody needs.
+                    Some(ended) = choices.join_next() => outcome(ended)?,
+                }
+            };
             choices.spawn(run_choice(
                 Arc::clone(&model),
                 Arc::clone(&request),
@@ -85,7 +94,7 @@ pub(crate) async fn run(
             ));
         }
         while let Some(ended) = choices.join_next().await {
-            ended.map_err(|error| broken(error.to_string()))??;
+            outcome(ended)?;
         }
         Ok(())
     };
@@ -107,6 +116,11 @@ pub(crate) async fn run(
         }
         None => {}
     }
+}
+
+/// What a choice ended with.
+fn outcome(ended: Result<Result<(), Failure>, JoinError>) -> Result<(), Failure> {
+    ended.map_err(|error| broken(error.to_string()))?
 }
 
 /// Makes whatever a choice draws from now on an end.
@@ -160,6 +174,10 @@ async fn run_choice(
         for part in chunk.choices {
             let finish = part.finish_reason.clone();
             let drawn = tap.take(part.logprobs.as_ref().map_or(0.0, |own| own.logprob));
+            if !drawn.is_empty() {
+                // Not only when a request ends, which a long one does late.
+                model.healthy.store(true, Ordering::SeqCst);
+            }
             counted += drawn.len();
             if counted > max_len {
                 return last_words(&model, &request, choice, max_len, drawn, counted, &sink);
@@ -313,9 +331,4 @@ fn spell(model: &Model, token: u32) -> (String, Vec<u8>) {
         .map(|tokens| tokens.tok_trie().decode_ext(&[token], true))
         .unwrap_or_default();
     (String::from_utf8_lossy(&bytes).into_owned(), bytes)
-}
-
-/// JSON has no infinity; the local engine says the same.
-fn finite(logprob: f32) -> f32 {
-    logprob.clamp(-9999.0, 0.0)
 }

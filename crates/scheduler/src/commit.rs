@@ -43,7 +43,8 @@ impl Scheduler {
     /// When no step is in flight.
     pub fn commit(&mut self, output: StepOutput) -> Result<(), OutputMismatch> {
         let slices = &self.in_flight.as_ref().expect("a step is in flight").slices;
-        let draws: usize = num_drawn(slices, &output.samples).into_iter().sum();
+        let num_drawn = num_drawn(slices, &output.samples);
+        let draws: usize = num_drawn.iter().sum();
         let scores: usize = slices.iter().map(|slice| slice.num_scores).sum();
         for (what, planned, given) in [
             ("tokens", draws, output.samples.len()),
@@ -60,7 +61,6 @@ impl Scheduler {
             }
         }
         let step = self.take_step();
-        let num_drawn = num_drawn(&step.slices, &output.samples);
         let mut samples = output.samples.into_iter();
         let mut scores = output.scores.into_iter();
         let mut forked = Vec::new();

@@ -58,7 +58,8 @@ pub(crate) fn spell(token: u32) -> (String, Vec<u8>) {
     (String::from_utf8_lossy(bytes).into_owned(), bytes.to_vec())
 }
 
-fn finite(logprob: f32) -> f32 {
+/// A log-probability as JSON can say it.
+pub fn finite(logprob: f32) -> f32 {
     if logprob.is_nan() {
         IMPOSSIBLE
     } else {

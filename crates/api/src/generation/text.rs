@@ -212,20 +212,15 @@ fn refusal(error: TextSubmitError, prompt_param: &'static str, state: &AppState)
         TextSubmitError::Refused(error) => {
             ApiError::from_submit(error, prompt_param, state.config.retry_after)
         }
-        error @ TextSubmitError::Template(_) => {
-            ApiError::field(ErrorCode::InvalidValue, prompt_param, sentence(&error))
-        }
+        TextSubmitError::Template(why) => ApiError::field(
+            ErrorCode::InvalidValue,
+            prompt_param,
+            format!("The model's chat template refuses this conversation: {why}"),
+        ),
         TextSubmitError::Engine(detail) => ApiError::new(
             ErrorCode::EngineError,
             "The engine failed while it took this request.",
         )
         .with_internal(detail),
     }
-}
-
-fn sentence(error: &TextSubmitError) -> String {
-    let text = error.to_string();
-    let mut letters = text.chars();
-    let first = letters.next().map(char::to_uppercase);
-    first.into_iter().flatten().chain(letters).collect()
 }

@@ -86,6 +86,19 @@ pub(crate) struct StreamOptions {
 }
 
 impl Generate {
+    /// # Errors
+    /// More tokens are asked for than the `most` that may be generated.
+    pub fn check_min_tokens(&self, most: usize) -> Result<(), ApiError> {
+        if self.min_tokens > most {
+            let why = format!(
+                "is {}, more than the {most} tokens that may be generated",
+                self.min_tokens
+            );
+            return Err(fields::invalid("min_tokens", why));
+        }
+        Ok(())
+    }
+
     /// How many tokens may follow a prompt of `prompt_len` tokens in a sequence of at most `limit`.
     ///
     /// # Errors
@@ -118,15 +131,7 @@ impl Generate {
             Some(asked) => asked,
             None => config.default_max_tokens.map_or(room, |cap| cap.min(room)),
         };
-        if self.min_tokens > max_tokens {
-            return Err(fields::invalid(
-                "min_tokens",
-                format!(
-                    "is {}, more than the {max_tokens} tokens that may be generated",
-                    self.min_tokens
-                ),
-            ));
-        }
+        self.check_min_tokens(max_tokens)?;
         Ok(max_tokens)
     }
 }

@@ -1,8 +1,8 @@
 //! The request of a chat completion, for an engine that takes text: what it cannot do is refused by name.
 //!
 //! Fields were read and checked before, whoever answers. Invariant: whatever of a request would be without effect is an
-//! error here; the exceptions are `cache_salt`, which holds because nothing is shared, and `speculation`, because nothing is
-//! drafted.
+//! error here; the exceptions are `cache_salt`, which holds because nothing is shared, `speculation`, because nothing is
+//! drafted, and `parallel_tool_calls`, which clients send whatever the model: several calls may come all the same.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::chat::ChatRequest;
 use super::fields::invalid;
 use super::outputs::{Held, Outputs};
 use crate::error::{ApiError, ErrorCode};
-use crate::generation::{Messages, TextJob, constraint};
+use crate::generation::{Messages, SEPARATOR, TextJob, constraint};
 use crate::state::AppState;
 use crate::text_engine::{TextEngine, TextMessage, TextRequest};
 
@@ -71,6 +71,10 @@ pub(crate) fn job(
         if given {
             return Err(refused(param, name, why));
         }
+    }
+    // The context's room is known to the engine alone; what the request and the server allow is known here.
+    if let Some(most) = generate.max_tokens.or(state.config.default_max_tokens) {
+        generate.check_min_tokens(most)?;
     }
     let grammar = held(
         request.outputs,
@@ -156,7 +160,7 @@ fn message(turn: Turn, ids: &mut CallIds) -> TextMessage {
             let texts: Vec<String> = [preamble, content].into_iter().flatten().collect();
             let call = |call: ToolCall| (ids.call(&call.name), call);
             TextMessage::Assistant {
-                content: texts.join("\n\n"),
+                content: texts.join(SEPARATOR),
                 reasoning,
                 calls: tool_calls.into_iter().map(call).collect(),
             }

@@ -274,6 +274,8 @@ impl Backend for Cpu {
     type Sinks = Vec<f32>;
     type Experts = CpuExperts;
 
+    const BATCH_INVARIANT: bool = true;
+
     fn info(&self) -> BackendInfo {
         BackendInfo {
             backend: "cpu",

@@ -1,9 +1,10 @@
 //! What a device must be able to do for [`crate::model::GptOss`]; the only home of device and vendor code.
 //!
 //! A backend owns its tensors, its copies (or views) of the weights and the KV cache. It knows no plan and no layer
-//! order. Invariant of the CPU (*batch invariance*): the row that an operation computes for one token does not depend on
-//! the other rows of the step, so the same prompt gives the same answer alone and in a crowd. On an accelerator it depends
-//! on them in the last bits, where its kernels choose their way by the number of rows.
+//! order. Invariant where [`Backend::BATCH_INVARIANT`] says so (*batch invariance*): the row that an operation computes for
+//! one token does not depend on the other rows of the step, so the same prompt gives the same answer alone and in a crowd.
+//! So it is on the CPU. On an accelerator it depends on them in the last bits, where its kernels choose their way by the
+//! number of rows.
 
 // What knows no device is compiled and tested in every build.
 #[cfg(any(test, feature = "metal", feature = "cuda"))]
@@ -116,6 +117,9 @@ pub trait Backend: Send + 'static {
     type Sinks: Send;
     /// The experts of one layer.
     type Experts: Send;
+
+    /// Whether a row does not depend on the other rows of its step: then drafts may be verified in one.
+    const BATCH_INVARIANT: bool;
 
     /// What it is.
     fn info(&self) -> BackendInfo;

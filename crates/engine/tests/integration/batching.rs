@@ -187,6 +187,14 @@ fn plans_that_contradict_themselves_are_refused() {
     refuse(&|plan| plan.slices[0].query_start = 1, "rows 1 + 20");
     refuse(&|plan| plan.slices[0].query_len = 0, "rows 0 + 0");
     refuse(
+        &|plan| {
+            // More rows than tokens, the last of them a draft.
+            let slice = &mut plan.slices[0];
+            (slice.query_len, slice.context_len, slice.num_drafts) = (21, 21, 20);
+        },
+        "rows 0 + 21, expected some of 0..20",
+    );
+    refuse(
         &|plan| plan.slices[0].context_len = 19,
         "20 queries in a context of 19",
     );

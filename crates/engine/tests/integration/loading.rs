@@ -358,6 +358,18 @@ fn repacked_weights_that_were_kept_give_the_same_logits() {
     let last = bytes.len() - 2;
     bytes[last] ^= 1;
     fs::write(&weights, bytes).unwrap();
+    // Nor are they kept while another start writes there.
+    let mut entries = fs::read_dir(kept.path()).unwrap();
+    let lock = entries.find_map(|entry| {
+        let path = entry.unwrap().path();
+        (path.extension()? == "lock").then_some(path)
+    });
+    let lock = fs::File::open(lock.unwrap()).unwrap();
+    lock.lock().unwrap();
+    let (logits, outcome) = run(cache());
+    assert_eq!(logits, run(None).0);
+    assert!(outcome.is_some_and(|outcome| outcome.starts_with("not kept: ")));
+    drop(lock);
     let (_, outcome) = run(cache());
     assert!(outcome.is_some_and(|outcome| outcome.contains("written to")));
 }

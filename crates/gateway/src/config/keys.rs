@@ -97,7 +97,7 @@ pub const KEYS: &[Key] = &[
     Key { section: "engine", name: "kind", flag: "engine", kind: Kind::Choice(&["local", "mistralrs"]), default: "local",
         help: "What runs the model. local: our own engine and scheduler, for GPT-OSS. mistralrs: mistral.rs, for other models (Llama, Qwen3, Gemma, ...) from a folder or a .gguf file; it is only in builds with the feature mistralrs, and of this section only max_model_len concerns it." },
     Key { section: "engine", name: "device", flag: "device", kind: Kind::Choice(&["auto", "cpu", "metal", "cuda"]), default: "auto",
-        help: "What computes. metal and cuda are in binaries that were built with the feature of that name. auto: the GPU that the binary was built for if this machine has one, else the CPU." },
+        help: "What computes. metal and cuda are in binaries that were built with the feature of that name. auto: the GPU that the binary was built for if this machine has one, else the CPU (a binary for cuda needs NVIDIA's driver to start at all)." },
     Key { section: "engine", name: "threads", flag: "threads", kind: int_or(1, 1024, AUTO), default: "auto",
         help: "Threads that compute, on the CPU. auto: the cores that this process may use." },
     Key { section: "engine", name: "kernels", flag: "kernels", kind: Kind::Choice(&["auto", "scalar", "avx2", "avx-vnni", "avx512-vnni", "neon", "neon-dotprod"]), default: "auto",
@@ -130,7 +130,7 @@ pub const KEYS: &[Key] = &[
     Key { section: "scheduler", name: "enable_prefix_caching", flag: "enable-prefix-caching", kind: Kind::Bool, default: "true",
         help: "Reuse the KV blocks of equal prompt beginnings." },
     Key { section: "scheduler", name: "speculation", flag: "speculation", kind: Kind::Choice(&["auto", "off"]), default: "auto",
-        help: "Draft tokens that repeat what stands before them and verify them in one step; answers stay the same. auto: while the drafts come true more often than their rows cost, by the steps' own times. off: never; a request may say so too." },
+        help: "Draft tokens that repeat what stands before them and verify them in one step, on the CPU; answers stay the same. auto: while the drafts come true more often than their rows cost, by the steps' own times. off: never; a request may say so too." },
 
     Key { section: "api", name: "reasoning_content", flag: "reasoning-content", kind: Kind::Bool, default: "true",
         help: "Send the reasoning a second time as reasoning_content, for clients that know that name." },

@@ -342,14 +342,14 @@ impl Config {
         }
         let is_folder = matches!(self.model.source, ModelPath::Folder(_));
         if self.engine.kind == EngineKind::Mistralrs {
-            only_for_mistralrs(raw)?;
-        }
-        if self.engine.kind == EngineKind::Mistralrs && !is_folder {
-            return refuse(
-                "model.path",
-                "a folder or a .gguf file where engine.kind is \"mistralrs\", which neither has a model inside nor \
-                 downloads one",
-            );
+            refuse_what_only_local_has(raw)?;
+            if !is_folder {
+                return refuse(
+                    "model.path",
+                    "a folder or a .gguf file where engine.kind is \"mistralrs\", which neither has a model inside nor \
+                     downloads one",
+                );
+            }
         }
         if !self.engine.block_size.is_power_of_two() {
             return refuse("engine.block_size", "8, 16 or 32");
@@ -362,11 +362,15 @@ impl Config {
 }
 
 /// Refuses settings that only our own engine has: whoever gave them believes in something that is not so.
-fn only_for_mistralrs(raw: &RawConfig) -> Result<(), ConfigError> {
+fn refuse_what_only_local_has(raw: &RawConfig) -> Result<(), ConfigError> {
     const OTHERS: &[&str] = &[
         "scheduler.max_num_batched_tokens",
         "scheduler.enable_prefix_caching",
         "api.constrain_headers",
+        "api.date",
+        "api.kept_turns",
+        "api.kept_turns_bytes",
+        "api.kept_turns_ttl_ms",
     ];
     const SHARED: &[&str] = &["kind", "max_model_len"];
     let concerns = |key: &&Key| match key.section {

@@ -210,6 +210,8 @@ fn values_that_do_not_go_together() {
             "scheduler.enable_prefix_caching",
         ),
         ("constrain-headers", "false", "api.constrain_headers"),
+        ("date", "2026-01-31", "api.date"),
+        ("kept-turns", "3", "api.kept_turns"),
     ] {
         let error = with_mistralrs("./folder", flag, value).unwrap_err();
         let expected =

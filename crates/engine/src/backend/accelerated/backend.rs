@@ -156,6 +156,8 @@ impl Backend for Accelerated {
     type Sinks = Tensor;
     type Experts = Experts;
 
+    const BATCH_INVARIANT: bool = false;
+
     fn info(&self) -> BackendInfo {
         BackendInfo {
             backend: TRAITS.name,

@@ -76,6 +76,14 @@ impl Coarse<'_> {
         numbers.all(|number| number.is_finite())
     }
 
+    /// As the sampler reads it: 0 where it leaves all tokens.
+    fn top_k(&self, spec: &SampleSpec) -> usize {
+        match spec.params.top_k as usize {
+            k if k < self.len => k,
+            _ => 0,
+        }
+    }
+
     /// Blocks, ascending, with the logits that decide; `None` for the whole row.
     pub fn needed(&self, isa: Isa, spec: &SampleSpec, scratch: &mut Scratch) -> Option<Vec<u32>> {
         if !self.is_finite() {
@@ -83,10 +91,7 @@ impl Coarse<'_> {
             return None;
         }
         let (params, largest) = (&spec.params, self.largest());
-        let top_k = match params.top_k as usize {
-            k if k < self.len => k,
-            _ => 0,
-        };
+        let top_k = self.top_k(spec);
         let floor = if is_greedy(spec) {
             let best = self.maxima.iter().position(|max| *max == largest)?;
             return Some(vec![best as u32]);
@@ -133,7 +138,7 @@ impl Coarse<'_> {
     ) -> Result<Option<SampledToken>, StepError> {
         let params = &spec.params;
         let only_mass =
-            !is_greedy(spec) && params.top_k == 0 && params.min_p <= 0.0 && params.top_p < 1.0;
+            !is_greedy(spec) && self.top_k(spec) == 0 && params.min_p <= 0.0 && params.top_p < 1.0;
         if only_mass && !self.holds_nucleus(logits, params.top_p) {
             return Ok(None);
         }
@@ -278,7 +283,7 @@ mod tests {
             seed: u64,
             spread in 0.5f32..3.0,
             temperature in prop_oneof![Just(0.0f32), Just(1.0), 0.2f32..1.5],
-            top_k in prop_oneof![2 => Just(0u32), 1 => 1u32..60],
+            top_k in prop_oneof![4 => Just(0u32), 2 => 1u32..60, 1 => Just(u32::MAX)],
             top_p in prop_oneof![Just(1.0f32), 0.1f32..1.0],
             min_p in prop_oneof![2 => Just(0.0f32), 1 => 0.01f32..0.5],
         ) {
@@ -329,6 +334,23 @@ mod tests {
             }
             println!("{params:?}: at most {most} blocks");
             assert!(most <= 60, "{params:?}: {most} blocks");
+        }
+    }
+
+    #[test]
+    fn a_top_k_that_leaves_all_tokens_is_none() {
+        // One token is likelier than any other, and not than all others together.
+        let mut row = vec![0.0; 201_088];
+        row[7] = 10.0;
+        for top_k in [0, 201_088, u32::MAX] {
+            let params = SamplingParams {
+                temperature: 1.0,
+                top_k,
+                top_p: 0.5,
+                ..SamplingParams::greedy()
+            };
+            let (drawn, blocks) = by_blocks(&row, &spec(params));
+            assert_eq!((drawn, blocks), (None, 1), "top_k {top_k}");
         }
     }
 

@@ -86,8 +86,7 @@ impl Packed {
     ) -> Result<Self, LoadError> {
         let (isa, format, [count, rows, cols]) = (packer.isa, item.format, item.shape);
         let len = packed_len(isa, format, rows, cols);
-        let lent = packer.cache.lend(&item);
-        let bytes = match lent.filter(|lent| lent.bytes().len() == count * len) {
+        let bytes = match packer.cache.lend(&item, count * len) {
             Some(lent) => {
                 lent.touch(packer.team);
                 Bytes::Lent(lent)

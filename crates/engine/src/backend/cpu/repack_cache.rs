@@ -5,13 +5,16 @@
 //! ```text
 //! packed matrices, each from a page on │ index (JSON) │ bytes of the index, u64 LE │ "gossamer"
 //! ```
-//! The index ends the file, so one whose writer was stopped has none. It names the model's files with size and time of their
+//! The index ends the file, so one whose writer was stopped has none. Until it is whole its name ends in `.part`; that name is
+//! always the same, so what a killed writer left is written over and not kept beside the next one's. An empty file, `.lock`,
+//! is locked by whoever writes, and stays: to remove it while another start opens it would let both write.
+//! The index names the model's files with size and time of their
 //! last change, the instruction set and the version that wrote it; if any of these is another, the file is written anew.
 //! Nothing that goes wrong here keeps a model from being loaded: it is then packed in memory, and [`RepackCache::outcome`]
 //! says why. Invariant: a matrix that is lent is the one that was packed from the same bytes of the same files, as far as
 //! their sizes and times tell.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{BufWriter, Seek, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -107,6 +110,8 @@ struct Writer {
     temporary: PathBuf,
     origin: Value,
     items: Vec<Value>,
+    /// Nobody else writes.
+    _lock: File,
 }
 
 impl RepackCache {
@@ -141,8 +146,8 @@ impl RepackCache {
         Self { state, path }
     }
 
-    /// The matrices, if they are there.
-    pub fn lend(&mut self, item: &Item) -> Option<Lent> {
+    /// The matrices, if they are there: `len` bytes.
+    pub fn lend(&mut self, item: &Item, len: usize) -> Option<Lent> {
         let State::Reading { map, items, next } = &mut self.state else {
             return None;
         };
@@ -150,7 +155,8 @@ impl RepackCache {
             let place = |index: usize| known.get(index).and_then(Value::as_u64);
             let (start, end) = (place(5)?, place(6)?);
             let inside = start <= end && end <= map.len() as u64;
-            (inside && *known == item.describe(start..end)).then(|| Lent {
+            let whole = inside && end - start == len as u64;
+            (whole && *known == item.describe(start..end)).then(|| Lent {
                 map: Arc::clone(map),
                 range: start as usize..end as usize,
             })
@@ -172,7 +178,6 @@ impl RepackCache {
         if let State::Writing(writer) = &mut self.state
             && let Err(error) = writer.write(item, bytes)
         {
-            let _ = fs::remove_file(&writer.temporary);
             self.state = State::Failed(failure(&self.path, &error));
         }
     }
@@ -182,16 +187,10 @@ impl RepackCache {
         let path = self.path.display();
         self.state = match std::mem::replace(&mut self.state, State::Off) {
             State::Reading { map, .. } => State::Done(format!("{} from {path}", gib(map.len()))),
-            State::Writing(writer) => {
-                let temporary = writer.temporary.clone();
-                match writer.finish(&self.path) {
-                    Ok(len) => State::Done(format!("{} written to {path}", gib(len))),
-                    Err(error) => {
-                        let _ = fs::remove_file(temporary);
-                        State::Failed(failure(&self.path, &error))
-                    }
-                }
-            }
+            State::Writing(writer) => match writer.finish(&self.path) {
+                Ok(len) => State::Done(format!("{} written to {path}", gib(len))),
+                Err(error) => State::Failed(failure(&self.path, &error)),
+            },
             other => other,
         };
     }
@@ -206,12 +205,11 @@ impl RepackCache {
     }
 }
 
-impl Drop for RepackCache {
+impl Drop for Writer {
     fn drop(&mut self) {
-        // Loading failed.
-        if let State::Writing(writer) = &self.state {
-            let _ = fs::remove_file(&writer.temporary);
-        }
+        // Loading or writing failed; a file that was finished has another name. The lock is still held: it goes with the
+        // fields, after this.
+        let _ = fs::remove_file(&self.temporary);
     }
 }
 
@@ -220,13 +218,19 @@ impl Writer {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        // One per process, so that two starts at once do not write into each other's.
-        let temporary = path.with_extension(format!("{}.part", std::process::id()));
+        // So that two starts at once do not write into each other's. Not the file itself: it takes another name.
+        let lock = File::create(path.with_extension("lock"))?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => std::io::Error::other("another start is writing it"),
+            TryLockError::Error(error) => error,
+        })?;
+        let temporary = path.with_extension("part");
         Ok(Self {
             file: BufWriter::new(File::create(&temporary)?),
             temporary,
             origin,
             items: Vec::new(),
+            _lock: lock,
         })
     }
 
@@ -246,7 +250,8 @@ impl Writer {
         self.file.write_all(index.as_bytes())?;
         self.file.write_all(&(index.len() as u64).to_le_bytes())?;
         self.file.write_all(MAGIC)?;
-        let file = self.file.into_inner().map_err(|error| error.into_error())?;
+        self.file.flush()?;
+        let file = self.file.get_ref();
         // Before the name, so that a file of this name is whole even after the power fails.
         file.sync_all()?;
         let len = file.metadata()?.len();
@@ -323,7 +328,7 @@ mod tests {
                 .iter()
                 .enumerate()
                 .map(|(number, item)| {
-                    let lent = cache.lend(item).map(|lent| lent.bytes().to_vec());
+                    let lent = cache.lend(item, 100).map(|lent| lent.bytes().to_vec());
                     if lent.is_none() {
                         cache.keep(item, &[number as u8 + 1; 100]);
                     }
@@ -334,9 +339,12 @@ mod tests {
             (got, cache.outcome().unwrap())
         }
 
+        /// But for the lock, which stays.
         fn files(&self) -> Vec<PathBuf> {
             let entries = fs::read_dir(self.folder.path()).unwrap();
-            entries.map(|entry| entry.unwrap().path()).collect()
+            let paths = entries.map(|entry| entry.unwrap().path());
+            let is_lock = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "lock");
+            paths.filter(|path| !is_lock(path)).collect()
         }
     }
 
@@ -370,7 +378,7 @@ mod tests {
             return;
         };
         let mut cache = RepackCache::open(setup.folder.path(), &setup.origin, other);
-        assert!(cache.lend(&ITEMS[0]).is_none());
+        assert!(cache.lend(&ITEMS[0], 100).is_none());
     }
 
     #[test]
@@ -410,6 +418,50 @@ mod tests {
         assert!(setup.files().is_empty());
         assert_eq!(setup.load(&[second]).0, [None]);
         assert_eq!(setup.load(&[second, first]).0, [Some(vec![1; 100]), None]);
+    }
+
+    #[test]
+    fn matrices_of_another_length_are_never_lent_and_written_at_the_next_start() {
+        let setup = Setup::new();
+        setup.load(&ITEMS);
+        for len in [0, 99, 101] {
+            let mut cache = setup.open();
+            assert!(cache.lend(&ITEMS[0], len).is_none());
+            let outcome = cache.outcome().unwrap();
+            assert!(outcome.contains("removed"), "{outcome}");
+            assert_eq!(setup.load(&ITEMS).0, [None, None]);
+        }
+        assert!(setup.load(&ITEMS).0.iter().all(Option::is_some));
+    }
+
+    #[test]
+    fn what_a_killed_start_left_is_written_over() {
+        let setup = Setup::new();
+        setup.load(&ITEMS);
+        let [file] = &setup.files()[..] else {
+            panic!("one file")
+        };
+        let whole = fs::read(file).unwrap();
+        fs::remove_file(file).unwrap();
+        fs::write(file.with_extension("part"), vec![7; 2 * whole.len()]).unwrap();
+        assert_eq!(setup.load(&ITEMS).0, [None, None]);
+        assert_eq!(fs::read(file).unwrap(), whole);
+        assert_eq!(setup.files().len(), 1);
+    }
+
+    #[test]
+    fn while_another_start_writes_this_one_keeps_nothing_and_leaves_it_alone() {
+        let setup = Setup::new();
+        let mut other = setup.open();
+        other.keep(&ITEMS[0], &[1; 100]);
+        let (got, outcome) = setup.load(&ITEMS);
+        assert_eq!(got, [None, None]);
+        assert!(outcome.starts_with("not kept: "), "{outcome}");
+        assert!(outcome.contains("another start"), "{outcome}");
+        other.keep(&ITEMS[1], &[2; 100]);
+        other.finish();
+        let (got, _) = setup.load(&ITEMS);
+        assert_eq!(got, [Some(vec![1; 100]), Some(vec![2; 100])]);
     }
 
     #[test]
