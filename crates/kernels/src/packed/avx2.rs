@@ -37,6 +37,18 @@ pub(super) unsafe fn codes(block: *const u8, part: usize) -> [__m256i; 2] {
     }
 }
 
+/// The same register, of which the compiler knows nothing any more. Not always inlined, because `asm!` wants the feature
+/// where it stands.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn opaque(mut register: __m256i) -> __m256i {
+    // SAFETY: there is no instruction in it.
+    unsafe {
+        core::arch::asm!("/* {0} */", inout(ymm_reg) register, options(pure, nomem, nostack, preserves_flags));
+    }
+    register
+}
+
 /// Eight E8M0 scales.
 #[inline(always)]
 pub(super) unsafe fn e8m0(from: *const u8) -> __m256 {
@@ -108,6 +120,7 @@ eight_rows!(Avx2, 0);
 // SAFETY, for every block below: the caller of `Products` vouches for AVX2, FMA and the pointers.
 #[allow(clippy::undocumented_unsafe_blocks)]
 impl Products<Mxfp4> for Avx2 {
+    const PANELS: bool = true;
     type Weights = __m256i;
     /// Sixteen bits: two sums per row.
     type Sums = __m256i;
@@ -131,9 +144,15 @@ impl Products<Mxfp4> for Avx2 {
     unsafe fn dot(sums: __m256i, weights: [__m256i; 2], x: *const i8) -> __m256i {
         unsafe {
             let first = _mm256_maddubs_epi16(weights[0], four(x));
+            let sums = _mm256_add_epi16(sums, first);
             let second = _mm256_maddubs_epi16(weights[1], four(x.add(4)));
-            _mm256_add_epi16(_mm256_add_epi16(sums, first), second)
+            _mm256_add_epi16(sums, second)
         }
+    }
+
+    #[inline(always)]
+    unsafe fn in_order(sums: __m256i) -> __m256i {
+        unsafe { opaque(sums) }
     }
 
     #[inline(always)]

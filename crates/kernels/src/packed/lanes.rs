@@ -63,6 +63,8 @@ impl Format for Int8 {
 
 /// Integer products of one [`Format`].
 pub(crate) trait Products<F: Format>: Lanes {
+    /// Whether decoding weights costs so much beside multiplying them that many tokens should share it.
+    const PANELS: bool = false;
     /// Four columns of every row.
     type Weights: Copy;
     /// Sums of products of one block.
@@ -76,6 +78,12 @@ pub(crate) trait Products<F: Format>: Lanes {
     unsafe fn start(x: *const QuantBlock) -> Self::Sums;
     /// Adds eight columns times eight activations.
     unsafe fn dot(sums: Self::Sums, weights: [Self::Weights; 2], x: *const i8) -> Self::Sums;
+    /// The same sums, in a way that keeps the compiler from adding later products to each other before it adds them to
+    /// these: for that it needs more registers than there are.
+    #[inline(always)]
+    unsafe fn in_order(sums: Self::Sums) -> Self::Sums {
+        sums
+    }
     /// The finished sums of a block.
     unsafe fn total(sums: Self::Sums) -> Self::Floats;
 }

@@ -6,8 +6,11 @@
 //!     for N tokens at a time:         N accumulators; each block of weights is decoded once for all of them
 //! ```
 //! With one token that is one pass over the weights in the order they lie in memory, a little ahead of which they are
-//! prefetched.
+//! prefetched. With many, where decoding costs much beside multiplying ([`Products::PANELS`]), it is done once for all
+//! tokens of the first loop, two groups at a time.
+//! Invariant: an output does not depend on the way its token went, to the last bit.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::QUANT_BLOCK;
@@ -21,6 +24,12 @@ const TOKENS: usize = 64;
 /// Bytes ahead of which weights are prefetched; their scales are by a whole group.
 const AHEAD: usize = 8192;
 const CACHE_LINE: usize = 64;
+/// Blocks that are decoded at a time where many tokens share them: with 16 rows they fill a quarter of the first cache.
+const PANEL_BLOCKS: usize = 15;
+/// Tokens of a tile of a panel.
+const PANEL_TOKENS: usize = 4;
+/// Tokens from which on a panel pays.
+const PANEL_LEAST: usize = 12;
 
 /// Checked arguments.
 struct Job<'a> {
@@ -137,23 +146,33 @@ unsafe fn multiply<L: Products<F>, F: Format>(job: &Job<'_>, out: &mut ColumnsMu
     for first in (0..num_tokens).step_by(TOKENS) {
         let last = num_tokens.min(first + TOKENS);
         let mut row = job.rows.start;
-        while row < job.rows.end {
-            let column = row - job.rows.start;
-            // SAFETY: the group has the rows from `row` on, and the tokens exist.
+        let mut put = |row: usize, token: usize, sums: L::Floats| {
+            // SAFETY: the token exists, and so do as many rows from `row` on as are written.
             unsafe {
-                group::<L, F>(job, row, first..last, |token, sums| {
-                    let to = out.element_ptr(token, column);
-                    let rows = job.rows.end - row;
-                    if rows >= L::ROWS {
-                        L::store(sums, to);
-                    } else {
-                        let mut lanes = [0.0; PackedMatrix::ROW_UNIT];
-                        L::store(sums, lanes.as_mut_ptr());
-                        std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, rows);
-                    }
-                });
+                let to = out.element_ptr(token, row - job.rows.start);
+                let rows = job.rows.end - row;
+                if rows >= L::ROWS {
+                    L::store(sums, to);
+                } else {
+                    let mut lanes = [0.0; PackedMatrix::ROW_UNIT];
+                    L::store(sums, lanes.as_mut_ptr());
+                    std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, rows);
+                }
             }
-            row += L::ROWS;
+        };
+        while row < job.rows.end {
+            let groups = 1 + usize::from(row + L::ROWS < job.rows.end);
+            let mut done = first;
+            if L::PANELS && groups == 2 && last - first >= PANEL_LEAST {
+                // SAFETY: two groups have the rows from `row` on, and the tokens exist.
+                done = unsafe { panel::<L, F>(job, row, first..last, &mut put) };
+            }
+            for _ in 0..groups {
+                let take = |token, sums| put(row, token, sums);
+                // SAFETY: the group has the rows from `row` on, and the tokens exist.
+                unsafe { group::<L, F>(job, row, done..last, take) };
+                row += L::ROWS;
+            }
         }
     }
 }
@@ -190,6 +209,106 @@ unsafe fn group<L: Products<F>, F: Format>(
             }
         }
     }
+}
+
+/// The weights of two groups of rows in [`PANEL_BLOCKS`] blocks, ready to be multiplied.
+struct Panel<W, S> {
+    weights: [[[[W; 2]; 2]; QUANT_BLOCK / 8]; PANEL_BLOCKS],
+    scales: [[S; 2]; PANEL_BLOCKS],
+}
+
+/// The two groups that start at `row`, as many whole tiles of the tokens as there are; returns the first token that is
+/// left.
+///
+/// A [`Panel`] at a time is decoded for all tokens, and every activation that is loaded serves both groups. The sums in f32
+/// find no room in registers beside those in sixteen bits, and wait in the first cache.
+///
+/// # Safety
+/// As for [`group`], and there are two groups.
+#[inline(always)]
+unsafe fn panel<L: Products<F>, F: Format>(
+    job: &Job<'_>,
+    row: usize,
+    tokens: Range<usize>,
+    put: &mut impl FnMut(usize, usize, L::Floats),
+) -> usize {
+    let layout = job.weights.layout;
+    let (block_bytes, scale_bytes) = (L::ROWS * F::ROW_BYTES, L::ROWS * F::SCALE_BYTES);
+    let tiles = tokens.len() / PANEL_TOKENS;
+    // Hidden from the compiler: unrolled, it wants more registers than there are.
+    let parts = std::hint::black_box(QUANT_BLOCK / 8);
+    // SAFETY: the caller's contract; of the panel that is read which was written just before.
+    unsafe {
+        let mut panel = MaybeUninit::<Panel<L::Weights, L::Floats>>::uninit();
+        let panel = panel.as_mut_ptr();
+        let mut sums = [[[L::zeros(); 2]; PANEL_TOKENS]; TOKENS / PANEL_TOKENS];
+        for first in (0..layout.blocks).step_by(PANEL_BLOCKS) {
+            let len = PANEL_BLOCKS.min(layout.blocks - first);
+            for g in 0..2 {
+                let weights = job.weights.group(row / L::ROWS + g);
+                // What comes next, while this is multiplied: the blocks behind these, or the next two groups' first.
+                let next = match first + len < layout.blocks {
+                    true => len * block_bytes,
+                    false => 2 * layout.group_bytes() - first * block_bytes,
+                };
+                let scales = weights.add(layout.scales() + first * scale_bytes);
+                for b in 0..len {
+                    let block = weights.add((first + b) * block_bytes);
+                    for line in (0..block_bytes).step_by(CACHE_LINE) {
+                        prefetch(block.wrapping_add(next + line));
+                    }
+                    for part in 0..QUANT_BLOCK / 8 {
+                        (*panel).weights[b][part][g] = L::weights(block, part);
+                    }
+                    (*panel).scales[b][g] = L::scales(scales.add(b * scale_bytes));
+                }
+            }
+            for (tile, sums) in sums[..tiles].iter_mut().enumerate() {
+                let mut x = [std::ptr::null::<QuantBlock>(); PANEL_TOKENS];
+                for (n, x) in x.iter_mut().enumerate() {
+                    *x = (job.activations(tokens.start + tile * PANEL_TOKENS + n)).add(first);
+                }
+                for b in 0..len {
+                    let mut products: [[L::Sums; 2]; PANEL_TOKENS] =
+                        std::array::from_fn(|n| [L::start(x[n].add(b)); 2]);
+                    for part in 0..parts {
+                        let weights = &(*panel).weights[b][part];
+                        for n in 0..PANEL_TOKENS {
+                            let x = x[n].add(b).cast::<i8>().add(8 * part);
+                            for g in 0..2 {
+                                products[n][g] = L::dot(products[n][g], weights[g], x);
+                            }
+                        }
+                    }
+                    for n in 0..PANEL_TOKENS {
+                        let scale = (*x[n].add(b)).scale;
+                        for g in 0..2 {
+                            let sum = &raw mut sums[n][g];
+                            let total = L::total(products[n][g]);
+                            let scales = (*panel).scales[b][g];
+                            sum.write_volatile(L::add_scaled(
+                                sum.read_volatile(),
+                                total,
+                                scale,
+                                scales,
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+        for g in 0..2 {
+            let row = row + g * L::ROWS;
+            let bias = bias::<L>(job, row);
+            for (tile, sums) in sums[..tiles].iter().enumerate() {
+                for (n, sums) in sums.iter().enumerate() {
+                    let token = tokens.start + tile * PANEL_TOKENS + n;
+                    put(row, token, L::mul_add(sums[g], F::UNIT, bias));
+                }
+            }
+        }
+    }
+    tokens.start + tiles * PANEL_TOKENS
 }
 
 /// The biases of the rows from `row` on, zero where there are none.
@@ -241,7 +360,7 @@ unsafe fn tile<L: Products<F>, F: Format, const N: usize>(
                 let weights = L::weights(block, part);
                 for n in 0..N {
                     let x = x[n].add(b).cast::<i8>().add(8 * part);
-                    products[n] = L::dot(products[n], weights, x);
+                    products[n] = L::in_order(L::dot(products[n], weights, x));
                 }
             }
             let scales = L::scales(scales.add(b * scale_bytes));
