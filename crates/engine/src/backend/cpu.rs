@@ -338,6 +338,7 @@ impl Backend for Cpu {
     }
 
     fn allocate_kv_cache(&mut self, shape: &KvShape) -> Result<(), LoadError> {
+        // The cache comes last of all that is loaded: nothing more is repacked.
         self.cache.finish();
         self.kv = CpuKvCache::new(shape)?;
         Ok(())
