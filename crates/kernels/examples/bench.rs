@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use gossamer_kernels::{
     Bf16Matrix, Bf16Slice, ColumnsMut, HEAD_DIM, Isa, KvCache, KvDtype, KvLayout, Mxfp4Matrix,
     PackedFormat, PackedMatrix, PagedQueries, QUANT_BLOCK, QuantBlock, argmax, bf16_matmul,
-    collect_at_least, mxfp4_matmul, packed_len, packed_matmul, paged_attention, quantize,
-    softmax_in_place, sum_exp, write_kv,
+    collect_at_least, mxfp4_matmul, pack_int8, pack_mxfp4, packed_len, packed_matmul,
+    paged_attention, quantize, softmax_in_place, sum_exp, write_kv,
 };
 
 fn main() {
@@ -37,8 +37,8 @@ fn main() {
     }
     if run("packed") {
         for format in [PackedFormat::Mxfp4, PackedFormat::Int8] {
-            packed(isa, format, 256, 128, &[1, 2, 4, 16]);
-            packed(isa, format, 5760, 2880, &[1, 2, 3, 4, 6, 8, 16, 64]);
+            packed(isa, format, 256, 2880, &[1, 4, 16, 64]);
+            packed(isa, format, 5760, 2880, &[1, 2, 3, 4, 6, 8, 16, 32, 64]);
         }
     }
     if run("attention") {
@@ -177,11 +177,28 @@ fn experts(isa: Isa, rows: usize, cols: usize, tokens: &[usize]) {
     }
 }
 
-/// Packed weights and eight-bit activations. Any bytes are weights; eight matrices in turn, as in `experts`.
+/// Packed weights and rounded activations; matrices in turn, as in `experts`, but so many that a server's caches do not hold
+/// them.
 fn packed(isa: Isa, format: PackedFormat, rows: usize, cols: usize, tokens: &[usize]) {
-    const NUM_MATRICES: usize = 8;
+    let NUM_MATRICES: usize = if rows == 256 { 1 } else { 64 };
     let len = packed_len(isa, format, rows, cols);
-    let data = bytes(NUM_MATRICES * len);
+    let mut data = vec![0; len];
+    match format {
+        PackedFormat::Mxfp4 => {
+            let (blocks, scales) = (bytes(rows * cols / 2), vec![121; rows * cols / 32]);
+            let weights = Mxfp4Matrix::new(&blocks, &scales, rows, cols);
+            pack_mxfp4(isa, weights, 0..rows, &mut data);
+        }
+        PackedFormat::Int8 => {
+            let source: Vec<u8> = noise(rows * cols)
+                .iter()
+                .flat_map(|x| bf16_bits(x).to_le_bytes())
+                .collect();
+            let weights = Bf16Matrix::new(Bf16Slice::new(&source), rows, cols);
+            pack_int8(isa, weights, 0..rows, &mut data);
+        }
+    }
+    let data = data.repeat(NUM_MATRICES);
     for &num_tokens in tokens {
         let mut x = vec![QuantBlock::default(); num_tokens * cols / QUANT_BLOCK];
         quantize(isa, &noise(num_tokens * cols), &mut x);

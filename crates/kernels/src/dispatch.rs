@@ -12,6 +12,9 @@ pub struct Isa(Kind);
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Kind {
+    /// Tiles of bf16, AVX-512 VBMI and BF16, beside all of `Avx512`.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// AVX-512 F, BW, VL and VNNI, beside all of `Avx2`.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -48,6 +51,12 @@ impl Isa {
                 && std::is_x86_feature_detected!("avx512vl")
                 && std::is_x86_feature_detected!("avx512vnni")
             {
+                if std::is_x86_feature_detected!("avx512vbmi")
+                    && std::is_x86_feature_detected!("avx512bf16")
+                    && crate::packed::tiles_are_permitted()
+                {
+                    available.push(Isa(Kind::Amx));
+                }
                 available.push(Isa(Kind::Avx512));
             }
             if std::is_x86_feature_detected!("avxvnni") {
@@ -70,15 +79,26 @@ impl Isa {
         self.0
     }
 
+    /// Whether products go through AMX, which has an order of weights and a form of activations of its own.
+    #[inline(always)]
+    pub(crate) fn is_amx(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.0 == Kind::Amx;
+        #[cfg(not(target_arch = "x86_64"))]
+        return false;
+    }
+
     /// The instruction set called `name` (see [`Isa::name`]), or `None` if there is no such name or
     /// this machine cannot execute it.
     pub fn from_name(name: &str) -> Option<Isa> {
         Isa::available().into_iter().find(|isa| isa.name() == name)
     }
 
-    /// `"avx512-vnni"`, `"avx-vnni"`, `"avx2"`, `"neon-dotprod"`, `"neon"` or `"scalar"`.
+    /// `"amx-bf16"`, `"avx512-vnni"`, `"avx-vnni"`, `"avx2"`, `"neon-dotprod"`, `"neon"` or `"scalar"`.
     pub fn name(self) -> &'static str {
         match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx => "amx-bf16",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512-vnni",
             #[cfg(target_arch = "x86_64")]
@@ -132,7 +152,7 @@ macro_rules! dispatch {
             match isa.kind() {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: these `Isa`s exist only where AVX2 and FMA were detected.
-                crate::dispatch::Kind::Avx512 | crate::dispatch::Kind::AvxVnni | crate::dispatch::Kind::Avx2 => unsafe {
+                crate::dispatch::Kind::Amx | crate::dispatch::Kind::Avx512 | crate::dispatch::Kind::AvxVnni | crate::dispatch::Kind::Avx2 => unsafe {
                     avx2($($arg),*)
                 },
                 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]

@@ -93,7 +93,7 @@ pub fn packed_matmul(
         for row in 0..weights.rows() {
             let product: f64 = (0..weights.cols())
                 .map(|col| {
-                    let x = x[col / QUANT_BLOCK].get(col % QUANT_BLOCK);
+                    let x = x[col / QUANT_BLOCK].get(weights.isa, col % QUANT_BLOCK);
                     f64::from(x) * f64::from(weights.get(row, col))
                 })
                 .sum();

@@ -137,7 +137,7 @@ macro_rules! dispatch_lanes {
             match isa.kind() {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: this `Isa` exists only where these features were detected.
-                crate::dispatch::Kind::Avx512 => unsafe { avx512($($arg),*) },
+                crate::dispatch::Kind::Amx | crate::dispatch::Kind::Avx512 => unsafe { avx512($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: this `Isa` exists only where these features were detected.
                 crate::dispatch::Kind::AvxVnni => unsafe { avxvnni($($arg),*) },

@@ -32,15 +32,15 @@ const PANEL_TOKENS: usize = 4;
 const PANEL_LEAST: usize = 12;
 
 /// Checked arguments.
-struct Job<'a> {
+pub(super) struct Job<'a> {
     /// `[any, blocks]`.
-    x: &'a [QuantBlock],
+    pub x: &'a [QuantBlock],
     /// The rows of `x` to multiply.
-    tokens: &'a [u32],
-    weights: PackedMatrix<'a>,
-    /// `[rows, rounded up to whole groups]`, or nothing.
-    bias: &'a [f32],
-    rows: Range<usize>,
+    pub tokens: &'a [u32],
+    pub weights: PackedMatrix<'a>,
+    /// `[rows of the weights]`, or nothing.
+    pub bias: &'a [f32],
+    pub rows: Range<usize>,
 }
 
 impl<'a> Job<'a> {
@@ -114,6 +114,11 @@ pub fn packed_matmul(
         rows.len()
     );
     let job = Job::new(x, tokens, weights, bias, rows);
+    #[cfg(target_arch = "x86_64")]
+    if weights.isa.is_amx() {
+        // SAFETY: `Job::new` has checked the shapes, and an `Isa` with AMX exists only where it may be used.
+        return unsafe { super::amx::multiply(&job, out) };
+    }
     // SAFETY: `Job::new` has checked the shapes, and the weights were packed for this `Isa`.
     unsafe {
         match weights.format {
@@ -378,7 +383,7 @@ unsafe fn tile<L: Products<F>, F: Format, const N: usize>(
 
 /// Asks for a cache line. Any address will do: a prefetch never faults.
 #[inline(always)]
-fn prefetch(line: *const u8) {
+pub(super) fn prefetch(line: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: reads nothing, and SSE is part of x86-64.
     unsafe {
@@ -421,16 +426,38 @@ pub fn packed_swiglu(
     for first in (0..tokens.len()).step_by(TOKENS) {
         let tokens = &tokens[first..tokens.len().min(first + TOKENS)];
         let gate_up = &mut gate_up[..WIDE * tokens.len()];
-        for block in blocks.clone() {
-            let rows = block * WIDE..(block + 1) * WIDE;
-            let mut wide = ColumnsMut::new(gate_up, tokens.len());
-            packed_matmul(x, tokens, weights, bias, rows, &mut wide);
-            for (token, gate_up) in gate_up.as_chunks::<WIDE>().0.iter().enumerate() {
-                let mut gated = [0.0; QUANT_BLOCK];
-                swiglu(isa, gate_up, limit, &mut gated);
-                let column = block - blocks.start;
-                quantize(isa, &gated, &mut out.row(first + token)[column..=column]);
+        let mut run = |x: &[QuantBlock], tokens: &[u32]| {
+            for block in blocks.clone() {
+                let rows = block * WIDE..(block + 1) * WIDE;
+                let mut wide = ColumnsMut::new(gate_up, tokens.len());
+                packed_matmul(x, tokens, weights, bias, rows, &mut wide);
+                for (token, gate_up) in gate_up.as_chunks::<WIDE>().0.iter().enumerate() {
+                    let mut gated = [0.0; QUANT_BLOCK];
+                    swiglu(isa, gate_up, limit, &mut gated);
+                    let column = block - blocks.start;
+                    quantize(isa, &gated, &mut out.row(first + token)[column..=column]);
+                }
             }
+        };
+        #[cfg(target_arch = "x86_64")]
+        if isa.is_amx() {
+            // Once for all blocks.
+            let len = weights.layout.blocks;
+            super::amx::with_adjacent(x, len, tokens, |x| run(x, &IN_ORDER[..tokens.len()]));
+            continue;
         }
+        run(x, tokens);
     }
 }
+
+/// 0, 1, 2, ...
+#[cfg(target_arch = "x86_64")]
+static IN_ORDER: [u32; TOKENS] = {
+    let mut order = [0; TOKENS];
+    let mut i = 0;
+    while i < TOKENS {
+        order[i] = i as u32;
+        i += 1;
+    }
+    order
+};

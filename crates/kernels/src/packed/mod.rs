@@ -20,6 +20,8 @@ mod portable;
 mod quantize;
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -28,6 +30,8 @@ mod avxvnni;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::is_permitted as tiles_are_permitted;
 pub use matmul::{packed_matmul, packed_swiglu};
 pub use pack::{PackedFormat, PackedMatrix, pack_int8, pack_mxfp4, packed_len};
 pub use quantize::{QuantBlock, quantize};

@@ -32,6 +32,22 @@ pub(crate) struct Layout {
     pub scale_bytes: usize,
 }
 
+/// Orders within a block.
+impl Isa {
+    /// The byte, of the four that a row has in a part of eight columns, that has one of these, and whether in its upper half.
+    fn mxfp4_place(self, col: usize) -> (usize, bool) {
+        match self.is_amx() {
+            true => (col % 2 * 2 + col / 4, col / 2 % 2 == 1),
+            false => (col % 4, col >= 4),
+        }
+    }
+
+    /// Columns of a row that lie side by side in int8.
+    fn int8_run(self) -> usize {
+        if self.is_amx() { 2 } else { 4 }
+    }
+}
+
 impl Layout {
     fn new(isa: Isa, format: PackedFormat, cols: usize) -> Layout {
         Layout::with_rows(lanes(isa).0, format, cols)
@@ -163,17 +179,23 @@ impl<'a> PackedMatrix<'a> {
         let scale = &group[self.layout.scales()..][block * self.layout.scale_bytes..];
         match self.format {
             PackedFormat::Mxfp4 => {
-                let byte = values[(col / 8 * rows + row) * 4 + col % 4];
-                let code = if col % 8 < 4 { byte & 15 } else { byte >> 4 };
+                let (place, above) = self.isa.mxfp4_place(col % 8);
+                let byte = values[(col / 8 * rows + row) * 4 + place];
+                let code = if above { byte >> 4 } else { byte & 15 };
                 let scale = f32::from_bits(u32::from(scale[row]) << 23);
                 Mxfp4::UNIT * f32::from(E2M1_DOUBLED[usize::from(code)]) * scale
             }
             PackedFormat::Int8 => {
-                let byte = values[(col / 4 * rows + row) * 4 + col % 4];
+                let run = self.isa.int8_run();
+                let byte = values[(col / run * rows + row) * run + col % run];
                 let (_, offset) = lanes(self.isa);
                 let bits = u16::from_le_bytes([scale[2 * row], scale[2 * row + 1]]);
                 let scale = f32::from_bits(u32::from(bits) << 16);
-                f32::from(byte.wrapping_sub(offset) as i8) * scale
+                let exact = f32::from(byte.wrapping_sub(offset) as i8) * scale;
+                match self.isa.is_amx() {
+                    true => f32::from_bits(u32::from(to_bf16(exact)) << 16),
+                    false => exact,
+                }
             }
         }
     }
@@ -222,12 +244,12 @@ pub fn pack_mxfp4(isa: Isa, weights: Mxfp4Matrix<'_>, rows: Range<usize>, out: &
                 for part in 0..4 {
                     // Columns 8 * part to 8 * part + 8, two in a byte.
                     let [a, b, c, d] = codes.as_chunks().0[part];
-                    let packed = [
-                        a & 15 | c << 4,
-                        a >> 4 | c & 240,
-                        b & 15 | d << 4,
-                        b >> 4 | d & 240,
-                    ];
+                    let even = |low: u8, high: u8| low & 15 | high << 4;
+                    let odd = |low: u8, high: u8| low >> 4 | high & 240;
+                    let packed = match isa.is_amx() {
+                        true => [even(a, b), even(c, d), odd(a, b), odd(c, d)],
+                        false => [even(a, c), odd(a, c), even(b, d), odd(b, d)],
+                    };
                     values[(part * layout.rows + row) * 4..][..4].copy_from_slice(&packed);
                 }
             }
@@ -241,13 +263,18 @@ pub fn pack_mxfp4(isa: Isa, weights: Mxfp4Matrix<'_>, rows: Range<usize>, out: &
 /// As [`pack_mxfp4`], or if the columns are no whole blocks of 32.
 pub fn pack_int8(isa: Isa, weights: Bf16Matrix<'_>, rows: Range<usize>, out: &mut [u8]) {
     // SAFETY: no pointers.
-    unsafe { pack_int8_on(isa, weights, rows, out) }
+    unsafe { pack_int8_on(isa, weights, rows, isa.int8_run(), out) }
 }
 
-dispatch_lanes! { fn pack_int8_on = pack_int8_generic(weights: Bf16Matrix<'_>, rows: Range<usize>, out: &mut [u8]) }
+dispatch_lanes! { fn pack_int8_on = pack_int8_generic(weights: Bf16Matrix<'_>, rows: Range<usize>, run: usize, out: &mut [u8]) }
 
 #[inline(always)]
-unsafe fn pack_int8_generic<L: Lanes>(weights: Bf16Matrix<'_>, rows: Range<usize>, out: &mut [u8]) {
+unsafe fn pack_int8_generic<L: Lanes>(
+    weights: Bf16Matrix<'_>,
+    rows: Range<usize>,
+    run: usize,
+    out: &mut [u8],
+) {
     let layout = Layout::of::<L>(PackedFormat::Int8, weights.cols());
     for (first, out) in groups(layout, weights.rows(), &rows, out) {
         let (values, scales) = out.split_at_mut(layout.scales());
@@ -265,9 +292,9 @@ unsafe fn pack_int8_generic<L: Lanes>(weights: Bf16Matrix<'_>, rows: Range<usize
                 let scales = &mut scales[block * layout.scale_bytes + 2 * row..][..2];
                 scales.copy_from_slice(&scale.to_le_bytes());
                 let values = &mut values[block * layout.block_bytes..][..layout.block_bytes];
-                for (part, four) in rounded.as_chunks::<4>().0.iter().enumerate() {
-                    let to = &mut values[(part * layout.rows + row) * 4..][..4];
-                    for (to, value) in to.iter_mut().zip(four) {
+                for (part, side_by_side) in rounded.chunks_exact(run).enumerate() {
+                    let to = &mut values[(part * layout.rows + row) * run..][..run];
+                    for (to, value) in to.iter_mut().zip(side_by_side) {
                         *to = (*value as u8).wrapping_add(L::INT8_OFFSET);
                     }
                 }

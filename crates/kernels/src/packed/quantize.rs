@@ -4,12 +4,13 @@ use super::QUANT_BLOCK;
 use super::lanes::{E2M1_OFFSET, Lanes};
 use crate::Isa;
 
-/// 32 activations: number `i` is `values[i] * scale`, off by at most half a `scale`.
+/// 32 activations, rounded to what products of one instruction set take. For AMX these are 32 bf16 numbers in this memory;
+/// for all others, number `i` is `values[i] * scale`, off by at most half a `scale`.
 ///
 /// Some instruction sets multiply unsigned weights by signed activations. Weights are then stored with an offset, and
 /// the sum of the products starts at minus the offset times the sum of the activations.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
 pub struct QuantBlock {
     pub(crate) values: [i8; QUANT_BLOCK],
     pub(crate) scale: f32,
@@ -20,25 +21,47 @@ pub struct QuantBlock {
     pub(crate) mxfp4: i32,
     /// Minus int8's offset of 128 times the sum of the values.
     pub(crate) int8: i32,
+    rest: [u32; 4],
 }
 
 impl QuantBlock {
-    /// Number `index`, as the kernels see it.
+    /// The same memory as 32 bf16 numbers, which is what it holds for AMX.
+    fn bf16(&self) -> &[u16; QUANT_BLOCK] {
+        // SAFETY: 64 bytes without gaps, and any of them are numbers; the alignment suffices.
+        unsafe { &*std::ptr::from_ref(self).cast() }
+    }
+
+    /// Number `index`, as the kernels of `isa` see it, for which the block was made.
     ///
     /// # Panics
     /// If `index` is not below 32.
-    pub fn get(&self, index: usize) -> f32 {
+    pub fn get(&self, isa: Isa, index: usize) -> f32 {
+        if isa.is_amx() {
+            return f32::from_bits(u32::from(self.bf16()[index]) << 16);
+        }
         f32::from(self.values[index]) * self.scale
     }
 }
 
-/// Rounds `x` to blocks of 32; the largest magnitude of a block becomes 127. A block with a number that is not finite
-/// gets the scale NaN.
+/// Of all bits.
+impl PartialEq for QuantBlock {
+    fn eq(&self, other: &Self) -> bool {
+        self.bf16() == other.bf16()
+    }
+}
+
+/// Rounds `x` to blocks of 32. In eight bits the largest magnitude of a block becomes 127, and a block with a number that is
+/// not finite gets the scale NaN; in bf16 such a number stays what it is.
 ///
 /// # Panics
 /// If `x.len()` is not 32 times `out.len()`.
 pub fn quantize(isa: Isa, x: &[f32], out: &mut [QuantBlock]) {
     assert_eq!(x.len(), out.len() * QUANT_BLOCK, "blocks of {QUANT_BLOCK}");
+    #[cfg(target_arch = "x86_64")]
+    if isa.is_amx() {
+        // SAFETY: where there is AMX for us there is AVX-512 BF16.
+        return unsafe { super::amx::round(x, out) };
+    }
     // SAFETY: the lengths are checked.
     unsafe { quantize_unchecked(isa, x, out) }
 }
@@ -98,5 +121,6 @@ pub(crate) fn block(x: &[f32; QUANT_BLOCK]) -> QuantBlock {
         mxfp4_pairs: [offset * first, offset * last],
         mxfp4: i32::from(offset) * sum,
         int8: -128 * sum,
+        rest: [0; 4],
     }
 }

@@ -180,9 +180,18 @@ mod tests {
                 gossamer_kernels::quantize(gossamer_kernels::Isa::SCALAR, x, out);
             }
         };
-        assert_eq!(x.quantized(made(2.0))[0].get(5), 2.0);
-        assert_eq!(x.quantized(|_, _| unreachable!())[0].get(5), 2.0);
+        assert_eq!(
+            x.quantized(made(2.0))[0].get(gossamer_kernels::Isa::SCALAR, 5),
+            2.0
+        );
+        assert_eq!(
+            x.quantized(|_, _| unreachable!())[0].get(gossamer_kernels::Isa::SCALAR, 5),
+            2.0
+        );
         x.data_mut().fill(3.0);
-        assert_eq!(x.quantized(made(3.0))[0].get(5), 3.0);
+        assert_eq!(
+            x.quantized(made(3.0))[0].get(gossamer_kernels::Isa::SCALAR, 5),
+            3.0
+        );
     }
 }

@@ -1,0 +1,370 @@
+//! AMX: bf16 activations times weights that are made bf16 on the way, sixteen tokens by sixteen rows at a time.
+//!
+//! A tile product takes as long for one token as for sixteen, and needs no scaling afterwards: MXFP4 weights with their
+//! power of two are bf16 numbers already, int8 weights with their scale are rounded to bf16. What remains is to decode,
+//! which is done once for all tokens of a call, and for one token takes no longer than reading the weights from memory.
+//!
+//! ```text
+//! for some groups of rows at a time:       (several streams from memory; one alone leaves bandwidth unused)
+//!   for a panel of blocks at a time:       decode into the first cache, one tile of bf16 per block and group
+//!     for each tile of tokens, or two:     accumulators in tile registers, loaded and stored once per panel
+//! ```
+//! Every output is one accumulator, to which pairs of columns are added in ascending order; the last tile of tokens
+//! overlaps the one before it instead of being shorter, and computes the same numbers again.
+
+mod decode;
+mod tiles;
+
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use super::matmul::{Job, prefetch};
+use super::pack::{Layout, PackedFormat};
+use super::quantize::QuantBlock;
+use crate::ColumnsMut;
+
+pub(crate) use decode::round;
+pub(crate) use tiles::is_permitted;
+use tiles::{Configured, TILE_BYTES, TILE_ROWS};
+
+/// Rows of a group of packed weights: the columns of a tile.
+const ROWS: usize = 16;
+/// Tokens that share a decoded panel.
+const TOKENS: usize = 128;
+/// Bytes ahead of which weights are prefetched, in each of the groups that are read side by side.
+const AHEAD: usize = 1536;
+const CACHE_LINE: usize = 64;
+
+/// Tiles of weights between decoding and multiplying, so that what is loaded was stored long before.
+const LEAD_TILES: usize = 12;
+/// Tiles of decoded weights that are kept: a power of two, more than the lead.
+const RING_TILES: usize = 16;
+
+/// Groups that are computed side by side for two tiles of tokens.
+const MANY_GROUPS: usize = 2;
+/// Blocks that are decoded at a time for them: two panels and the activations for one stay in the first cache.
+const MANY_BLOCKS: usize = 5;
+
+/// Room for decoded weights.
+#[repr(C, align(64))]
+struct Panel([[u8; TILE_BYTES]; 2 * MANY_GROUPS * MANY_BLOCKS]);
+
+const _: () = assert!(RING_TILES <= 2 * MANY_GROUPS * MANY_BLOCKS);
+
+/// Room for accumulators.
+#[repr(C, align(64))]
+struct Sums([f32; TOKENS * MANY_GROUPS * ROWS]);
+
+thread_local! {
+    /// Activations side by side, for tokens that are not.
+    static GATHERED: RefCell<Vec<QuantBlock>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `work` with the rows `tokens` of `x`, `[any, blocks]`, side by side: in place if they are so already.
+pub(crate) fn with_adjacent<R>(
+    x: &[QuantBlock],
+    blocks: usize,
+    tokens: &[u32],
+    work: impl FnOnce(&[QuantBlock]) -> R,
+) -> R {
+    let first = tokens.first().map_or(0, |token| *token as usize);
+    if (first..).zip(tokens).all(|(i, token)| i == *token as usize) {
+        return work(&x[first * blocks..][..tokens.len() * blocks]);
+    }
+    GATHERED.with_borrow_mut(|gathered| {
+        gathered.clear();
+        for token in tokens {
+            gathered.extend_from_slice(&x[*token as usize * blocks..][..blocks]);
+        }
+        work(gathered)
+    })
+}
+
+/// The products of `job`.
+///
+/// # Safety
+/// This machine has AMX, its use is permitted, and `out` is `[tokens, rows]` of the job.
+pub(crate) unsafe fn multiply(job: &Job<'_>, out: &mut ColumnsMut<'_>) {
+    let blocks = job.weights.layout.blocks;
+    for first in (0..job.tokens.len()).step_by(TOKENS) {
+        let tokens = &job.tokens[first..job.tokens.len().min(first + TOKENS)];
+        with_adjacent(job.x, blocks, tokens, |x| {
+            let configured = Configured::for_tokens(tokens.len());
+            // SAFETY: the caller's contract; `x` holds as many whole tokens.
+            unsafe {
+                match job.weights.format {
+                    PackedFormat::Mxfp4 => run::<Mxfp4>(job, x, &configured, first, out),
+                    PackedFormat::Int8 => run::<Int8>(job, x, &configured, first, out),
+                }
+            }
+        });
+    }
+}
+
+/// All outputs of the job for the tokens in `x`, at most [`TOKENS`], those from `first` on.
+///
+/// # Safety
+/// As for [`multiply`]; `x` is `[tokens, blocks]`, of as many tokens as the tiles are configured for.
+unsafe fn run<F: Format>(
+    job: &Job<'_>,
+    x: &[QuantBlock],
+    tiles: &Configured,
+    first: usize,
+    out: &mut ColumnsMut<'_>,
+) {
+    let num_tokens = x.len() / job.weights.layout.blocks;
+    // SAFETY: the caller's contract.
+    unsafe {
+        match num_tokens.div_ceil(TILE_ROWS) {
+            0 => {}
+            1 => few::<F, 1, 4>(job, x, tiles, first, out),
+            2 => few::<F, 2, 2>(job, x, tiles, first, out),
+            _ => many::<F>(job, x, tiles, first, out),
+        }
+    }
+}
+
+/// How a block of a group becomes a tile.
+trait Format {
+    /// # Safety
+    /// There is a block and its scales to read and a tile to write, and the machine has what `decode.rs` needs.
+    unsafe fn decode(block: *const u8, scales: *const u8, tile: *mut u8);
+}
+
+struct Mxfp4;
+
+impl Format for Mxfp4 {
+    #[inline(always)]
+    unsafe fn decode(block: *const u8, scales: *const u8, tile: *mut u8) {
+        // SAFETY: the caller's contract.
+        unsafe { decode::mxfp4(block, scales, tile) }
+    }
+}
+
+struct Int8;
+
+impl Format for Int8 {
+    #[inline(always)]
+    unsafe fn decode(block: *const u8, scales: *const u8, tile: *mut u8) {
+        // SAFETY: the caller's contract.
+        unsafe { decode::int8(block, scales, tile) }
+    }
+}
+
+/// [`run`] for one tile of tokens and four groups at a time, or for two of each: four accumulators hide how long a product
+/// takes.
+///
+/// Decoding and multiplying alternate tile by tile, because the processor does both at the same time if it sees both.
+///
+/// # Safety
+/// As for [`run`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512bf16")]
+unsafe fn few<F: Format, const TILES: usize, const GROUPS: usize>(
+    job: &Job<'_>,
+    x: &[QuantBlock],
+    tiles: &Configured,
+    first: usize,
+    out: &mut ColumnsMut<'_>,
+) {
+    let layout = job.weights.layout;
+    let num_tokens = x.len() / layout.blocks;
+    let row_bytes = layout.blocks * size_of::<QuantBlock>();
+    let second = first_of_tile(TILES - 1, num_tokens);
+    let mut panel = MaybeUninit::<Panel>::uninit();
+    let panel: *mut u8 = panel.as_mut_ptr().cast();
+    let mut sums = MaybeUninit::<Sums>::uninit();
+    let sums: *mut f32 = sums.as_mut_ptr().cast();
+    for row in (job.rows.start..job.rows.end).step_by(GROUPS * ROWS) {
+        let groups = (job.rows.end - row).div_ceil(ROWS).min(GROUPS);
+        // Where there is no group, the last one stands in, and what comes of it is not looked at.
+        let weights: [*const u8; GROUPS] =
+            std::array::from_fn(|g| job.weights.group(row / ROWS + g.min(groups - 1)));
+        // SAFETY: the panel has room for every tile between decoding and multiplying, the sums for the tiles of tokens with
+        // every group; whatever is read of either was written before. Tiles of tokens lie within `x`.
+        unsafe {
+            let tile = |b: usize, g: usize| panel.add((b * GROUPS + g) % RING_TILES * TILE_BYTES);
+            let decode = |b: usize, g: usize| {
+                ahead(layout, weights[g], b, GROUPS);
+                let scales = weights[g].add(layout.scales() + b * layout.scale_bytes);
+                F::decode(weights[g].add(b * layout.block_bytes), scales, tile(b, g));
+            };
+            let lead = (LEAD_TILES / GROUPS).min(layout.blocks);
+            for b in 0..lead {
+                for g in 0..GROUPS {
+                    decode(b, g);
+                }
+            }
+            tiles.clear();
+            for b in 0..layout.blocks {
+                let next = b + lead < layout.blocks;
+                let blocks = x.as_ptr().add(b);
+                tiles.load_tokens::<0>(blocks.cast(), row_bytes);
+                if TILES == 2 {
+                    tiles.load_tokens::<1>(blocks.add(second * layout.blocks).cast(), row_bytes);
+                }
+                if next {
+                    decode(b + lead, 0);
+                }
+                tiles.load_weights::<0>(tile(b, 0));
+                tiles.multiply::<0, 0, 0>();
+                if TILES == 2 {
+                    tiles.multiply::<2, 1, 0>();
+                }
+                if next {
+                    decode(b + lead, 1);
+                }
+                tiles.load_weights::<1>(tile(b, 1));
+                tiles.multiply::<1, 0, 1>();
+                if TILES == 2 {
+                    tiles.multiply::<3, 1, 1>();
+                } else {
+                    if next {
+                        decode(b + lead, 2);
+                    }
+                    tiles.load_weights::<0>(tile(b, 2));
+                    tiles.multiply::<2, 0, 0>();
+                    if next {
+                        decode(b + lead, 3);
+                    }
+                    tiles.load_weights::<1>(tile(b, 3));
+                    tiles.multiply::<3, 0, 1>();
+                }
+            }
+            tiles.store::<TILES>(sums);
+            finish::<GROUPS>(job, sums, row..row + groups * ROWS, num_tokens, first, out);
+        }
+    }
+}
+
+/// [`run`] for more tokens than that.
+///
+/// # Safety
+/// As for [`run`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi,avx512bf16")]
+unsafe fn many<F: Format>(
+    job: &Job<'_>,
+    x: &[QuantBlock],
+    tiles: &Configured,
+    first: usize,
+    out: &mut ColumnsMut<'_>,
+) {
+    const STRIDE: usize = MANY_GROUPS * ROWS;
+    const PANEL_BYTES: usize = MANY_GROUPS * MANY_BLOCKS * TILE_BYTES;
+    let layout = job.weights.layout;
+    let num_tokens = x.len() / layout.blocks;
+    let row_bytes = layout.blocks * size_of::<QuantBlock>();
+    let num_tiles = num_tokens.div_ceil(TILE_ROWS);
+    let mut panel = MaybeUninit::<Panel>::uninit();
+    let panel: *mut u8 = panel.as_mut_ptr().cast();
+    let mut sums = MaybeUninit::<Sums>::uninit();
+    let sums: *mut f32 = sums.as_mut_ptr().cast();
+    for row in (job.rows.start..job.rows.end).step_by(STRIDE) {
+        let groups = (job.rows.end - row).div_ceil(ROWS).min(MANY_GROUPS);
+        let weights: [*const u8; MANY_GROUPS] =
+            std::array::from_fn(|g| job.weights.group(row / ROWS + g.min(groups - 1)));
+        // SAFETY: there is room for two panels, and for the sums of every tile of tokens; whatever is read of either was
+        // written before. Tiles of tokens lie within `x`.
+        unsafe {
+            let panel = |start: usize| panel.add(start / MANY_BLOCKS % 2 * PANEL_BYTES);
+            let decode = |start: usize| {
+                for b in start..layout.blocks.min(start + MANY_BLOCKS) {
+                    for (g, weights) in weights.iter().enumerate() {
+                        ahead(layout, *weights, b, MANY_GROUPS);
+                        let block = weights.add(b * layout.block_bytes);
+                        let scales = weights.add(layout.scales() + b * layout.scale_bytes);
+                        let tile = panel(start).add((g * MANY_BLOCKS + b - start) * TILE_BYTES);
+                        F::decode(block, scales, tile);
+                    }
+                }
+            };
+            sums.write_bytes(0, num_tiles * TILE_ROWS * STRIDE);
+            decode(0);
+            for start in (0..layout.blocks).step_by(MANY_BLOCKS) {
+                // One panel ahead: what is loaded into a tile was stored long before.
+                decode(start + MANY_BLOCKS);
+                let len = MANY_BLOCKS.min(layout.blocks - start);
+                let columns =
+                    [0, MANY_BLOCKS * TILE_BYTES].map(|at| panel(start).add(at).cast_const());
+                let tokens = |tile: usize| {
+                    let blocks = x
+                        .as_ptr()
+                        .add(first_of_tile(tile, num_tokens) * layout.blocks + start);
+                    blocks.cast::<u8>()
+                };
+                for tile in (0..num_tiles).step_by(2) {
+                    let to = sums.add(tile * TILE_ROWS * STRIDE);
+                    if tile + 1 < num_tiles {
+                        let x = [tokens(tile), tokens(tile + 1)];
+                        tiles.two_by_two(x, row_bytes, columns, to, len);
+                    } else {
+                        tiles.one_by_two(tokens(tile), row_bytes, columns, to, len);
+                    }
+                }
+            }
+            finish::<MANY_GROUPS>(job, sums, row..row + groups * ROWS, num_tokens, first, out);
+        }
+    }
+}
+
+/// The first token of a tile. The last of several tiles is whole as well: what it shares with the one before it, each sums
+/// for itself.
+#[inline(always)]
+fn first_of_tile(tile: usize, num_tokens: usize) -> usize {
+    (tile * TILE_ROWS).min(num_tokens.saturating_sub(TILE_ROWS))
+}
+
+/// Asks for what is needed some blocks after `block` of a group, the first of which are those of the group `groups` on.
+#[inline(always)]
+fn ahead(layout: Layout, weights: *const u8, block: usize, groups: usize) {
+    let next = weights.wrapping_add(groups * layout.group_bytes());
+    let at = block * layout.block_bytes + AHEAD;
+    let from = match at < layout.scales() {
+        true => weights.wrapping_add(at),
+        false => next.wrapping_add(at - layout.scales()),
+    };
+    for line in (0..layout.block_bytes).step_by(CACHE_LINE) {
+        prefetch(from.wrapping_add(line));
+    }
+    let at = block * layout.scale_bytes;
+    if at % CACHE_LINE < layout.scale_bytes {
+        let at = layout.scales() + at + 2 * CACHE_LINE;
+        prefetch(match at < layout.group_bytes() {
+            true => weights.wrapping_add(at),
+            false => next.wrapping_add(at - layout.group_bytes() + layout.scales()),
+        });
+    }
+}
+
+/// `sums + bias`, of as many of the rows as the job has, for all tokens.
+///
+/// # Safety
+/// The sums are `[tiles * 16, GROUPS * 16]`, and `out` is the job's.
+#[target_feature(enable = "avx512f")]
+unsafe fn finish<const GROUPS: usize>(
+    job: &Job<'_>,
+    sums: *const f32,
+    rows: Range<usize>,
+    num_tokens: usize,
+    first: usize,
+    out: &mut ColumnsMut<'_>,
+) {
+    use std::arch::x86_64::*;
+    for (g, row) in rows.step_by(ROWS).enumerate() {
+        let mask = (u32::MAX >> (32 - (job.rows.end - row).min(ROWS))) as u16;
+        // SAFETY: only rows that exist are read and written; a bias has all of them.
+        unsafe {
+            let mut bias = _mm512_setzero_ps();
+            if !job.bias.is_empty() {
+                bias = _mm512_maskz_loadu_ps(mask, job.bias.as_ptr().add(row));
+            }
+            for token in 0..num_tokens {
+                let tile = token / TILE_ROWS;
+                let place = tile * TILE_ROWS + token - first_of_tile(tile, num_tokens);
+                let sum = _mm512_loadu_ps(sums.add((place * GROUPS + g) * ROWS));
+                let to = out.element_ptr(first + token, row - job.rows.start);
+                _mm512_mask_storeu_ps(to, mask, _mm512_add_ps(sum, bias));
+            }
+        }
+    }
+}
