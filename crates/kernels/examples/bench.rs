@@ -180,7 +180,7 @@ fn experts(isa: Isa, rows: usize, cols: usize, tokens: &[usize]) {
 /// Packed weights and rounded activations; matrices in turn, as in `experts`, but so many that a server's caches do not hold
 /// them.
 fn packed(isa: Isa, format: PackedFormat, rows: usize, cols: usize, tokens: &[usize]) {
-    let NUM_MATRICES: usize = if rows == 256 { 1 } else { 64 };
+    let num_matrices = if rows == 256 { 1 } else { 64 };
     let len = packed_len(isa, format, rows, cols);
     let mut data = vec![0; len];
     match format {
@@ -198,7 +198,7 @@ fn packed(isa: Isa, format: PackedFormat, rows: usize, cols: usize, tokens: &[us
             pack_int8(isa, weights, 0..rows, &mut data);
         }
     }
-    let data = data.repeat(NUM_MATRICES);
+    let data = data.repeat(num_matrices);
     for &num_tokens in tokens {
         let mut x = vec![QuantBlock::default(); num_tokens * cols / QUANT_BLOCK];
         quantize(isa, &noise(num_tokens * cols), &mut x);
@@ -206,7 +206,7 @@ fn packed(isa: Isa, format: PackedFormat, rows: usize, cols: usize, tokens: &[us
         let mut out = vec![0.0; num_tokens * rows];
         let mut turn = 0;
         let seconds = best(|| {
-            turn = (turn + 1) % NUM_MATRICES;
+            turn = (turn + 1) % num_matrices;
             let weights = PackedMatrix::new(isa, format, &data[turn * len..][..len], rows, cols);
             let mut out = ColumnsMut::new(&mut out, num_tokens);
             packed_matmul(black_box(&x), &order, weights, None, 0..rows, &mut out);

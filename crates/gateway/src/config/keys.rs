@@ -100,7 +100,7 @@ pub const KEYS: &[Key] = &[
         help: "What computes. metal and cuda are in binaries that were built with the feature of that name. auto: the GPU that the binary was built for if this machine has one, else the CPU (a binary for cuda needs NVIDIA's driver to start at all)." },
     Key { section: "engine", name: "threads", flag: "threads", kind: int_or(1, 1024, AUTO), default: "auto",
         help: "Threads that compute, on the CPU. auto: the cores that this process may use." },
-    Key { section: "engine", name: "kernels", flag: "kernels", kind: Kind::Choice(&["auto", "scalar", "avx2", "avx-vnni", "avx512-vnni", "neon", "neon-dotprod"]), default: "auto",
+    Key { section: "engine", name: "kernels", flag: "kernels", kind: Kind::Choice(&["auto", "scalar", "avx2", "avx-vnni", "avx512-vnni", "amx-bf16", "neon", "neon-dotprod"]), default: "auto",
         help: "Instruction set of the CPU kernels. auto: the best that this machine has." },
     Key { section: "engine", name: "weights", flag: "weights", kind: Kind::Choice(&["int8", "bf16"]), default: "int8",
         help: "What is multiplied by; experts are MXFP4 in any case. int8: dense weights in eight bits (on the CPU repacked, activations too; AFQ8 on metal, Q8_0 on cuda). bf16: all as published; slower, and the reference." },

@@ -13,7 +13,8 @@ const CACHE_LINE: usize = 64;
 /// What packed weights are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PackedFormat {
-    /// The published MXFP4 codes and scales, reordered. Exact but for scales below `2^-126`, which become zero.
+    /// The published MXFP4 codes and scales, reordered. Exact but for scales below `2^-126`, which become zero; for AMX below
+    /// `2^-63`, which are read as that.
     Mxfp4,
     /// Eight bits and one bf16 scale per 32 columns, rounded from bf16.
     Int8,

@@ -11,7 +11,10 @@ use crate::packed::quantize::QuantBlock;
 const ZERO: u16 = 63;
 
 /// Scales below are nothing beside that, and are read as this one: their numbers are below `2^-60`.
-pub(crate) const SMALLEST_SCALE: i32 = 127 - ZERO as i32;
+const SMALLEST_SCALE: i32 = 127 - ZERO as i32;
+
+/// Scales above are read as this one: the numbers 4 and 6 are infinite and not a number already.
+const LARGEST_SCALE: i32 = 253;
 
 /// The bf16 forms of the E2M1 numbers, twice: the lookup takes five bits, of which the fifth belongs to the next number.
 const TABLE: [u16; 32] = {
@@ -39,6 +42,7 @@ pub(super) unsafe fn mxfp4(block: *const u8, scales: *const u8, tile: *mut u8) {
         let table = _mm512_loadu_si512(TABLE.as_ptr().cast());
         let scales = _mm512_cvtepu8_epi32(_mm_loadu_si128(scales.cast()));
         let scales = _mm512_max_epi32(scales, _mm512_set1_epi32(SMALLEST_SCALE));
+        let scales = _mm512_min_epi32(scales, _mm512_set1_epi32(LARGEST_SCALE));
         let up = _mm512_slli_epi32::<7>(_mm512_sub_epi32(scales, _mm512_set1_epi32(127)));
         // In both halves.
         let up = _mm512_mask_blend_epi16(0xaaaa_aaaa, up, _mm512_slli_epi32::<16>(up));

@@ -33,7 +33,9 @@ const ROWS: usize = 16;
 /// Tokens that share a decoded panel.
 const TOKENS: usize = 128;
 /// Bytes ahead of which weights are prefetched, in each of the groups that are read side by side.
-const AHEAD: usize = 1536;
+const AHEAD: usize = 1024;
+/// The same for scales, of which a block has fewer.
+const SCALES_AHEAD: usize = 2 * CACHE_LINE;
 const CACHE_LINE: usize = 64;
 
 /// Tiles of weights between decoding and multiplying, so that what is loaded was stored long before.
@@ -125,8 +127,11 @@ unsafe fn run<F: Format>(
     }
 }
 
-/// How a block of a group becomes a tile.
+/// How a block of a group lies in memory, and becomes a tile.
 trait Format {
+    /// Bytes of a block of sixteen rows, and of its scales: those of [`Layout`], but constant.
+    const BLOCK_BYTES: usize;
+    const SCALE_BYTES: usize;
     /// # Safety
     /// There is a block and its scales to read and a tile to write, and the machine has what `decode.rs` needs.
     unsafe fn decode(block: *const u8, scales: *const u8, tile: *mut u8);
@@ -135,6 +140,8 @@ trait Format {
 struct Mxfp4;
 
 impl Format for Mxfp4 {
+    const BLOCK_BYTES: usize = 256;
+    const SCALE_BYTES: usize = 16;
     #[inline(always)]
     unsafe fn decode(block: *const u8, scales: *const u8, tile: *mut u8) {
         // SAFETY: the caller's contract.
@@ -145,10 +152,60 @@ impl Format for Mxfp4 {
 struct Int8;
 
 impl Format for Int8 {
+    const BLOCK_BYTES: usize = 512;
+    const SCALE_BYTES: usize = 32;
     #[inline(always)]
     unsafe fn decode(block: *const u8, scales: *const u8, tile: *mut u8) {
         // SAFETY: the caller's contract.
         unsafe { decode::int8(block, scales, tile) }
+    }
+}
+
+/// Where a block of each group of a strip lies, from the beginning of the group: it, its scales, and what to ask for when it
+/// is decoded.
+#[derive(Clone, Copy)]
+struct Place {
+    block: usize,
+    scales: usize,
+    ahead: usize,
+    scales_ahead: usize,
+}
+
+impl Place {
+    /// Of block `b`, where the next strip begins `groups` groups on.
+    #[inline(always)]
+    fn new<F: Format>(layout: Layout, b: usize, groups: usize) -> Self {
+        let (all_blocks, group) = (layout.scales(), layout.group_bytes());
+        let (block, scales) = (b * F::BLOCK_BYTES, all_blocks + b * F::SCALE_BYTES);
+        // Behind the last block and the last scales come the first of the next strip.
+        let ahead = block + AHEAD;
+        let scales_ahead = scales + SCALES_AHEAD;
+        Self {
+            block,
+            scales,
+            ahead: match ahead < all_blocks {
+                true => ahead,
+                false => ahead - all_blocks + groups * group,
+            },
+            scales_ahead: match scales_ahead < group {
+                true => scales_ahead,
+                false => scales_ahead - group + all_blocks + groups * group,
+            },
+        }
+    }
+
+    /// Decodes the block of the group that begins at `weights`.
+    ///
+    /// # Safety
+    /// As for [`Format::decode`].
+    #[inline(always)]
+    unsafe fn decode<F: Format>(self, weights: *const u8, tile: *mut u8) {
+        for line in (0..F::BLOCK_BYTES).step_by(CACHE_LINE) {
+            prefetch(weights.wrapping_add(self.ahead + line));
+        }
+        prefetch(weights.wrapping_add(self.scales_ahead));
+        // SAFETY: the caller's contract.
+        unsafe { F::decode(weights.add(self.block), weights.add(self.scales), tile) }
     }
 }
 
@@ -170,7 +227,7 @@ unsafe fn few<F: Format, const TILES: usize, const GROUPS: usize>(
     let layout = job.weights.layout;
     let num_tokens = x.len() / layout.blocks;
     let row_bytes = layout.blocks * size_of::<QuantBlock>();
-    let second = first_of_tile(TILES - 1, num_tokens);
+    let second = first_of_tile(TILES - 1, num_tokens) * row_bytes;
     let mut panel = MaybeUninit::<Panel>::uninit();
     let panel: *mut u8 = panel.as_mut_ptr().cast();
     let mut sums = MaybeUninit::<Sums>::uninit();
@@ -183,57 +240,71 @@ unsafe fn few<F: Format, const TILES: usize, const GROUPS: usize>(
         // SAFETY: the panel has room for every tile between decoding and multiplying, the sums for the tiles of tokens with
         // every group; whatever is read of either was written before. Tiles of tokens lie within `x`.
         unsafe {
-            let tile = |b: usize, g: usize| panel.add((b * GROUPS + g) % RING_TILES * TILE_BYTES);
-            let decode = |b: usize, g: usize| {
-                ahead(layout, weights[g], b, GROUPS);
-                let scales = weights[g].add(layout.scales() + b * layout.scale_bytes);
-                F::decode(weights[g].add(b * layout.block_bytes), scales, tile(b, g));
-            };
             let lead = (LEAD_TILES / GROUPS).min(layout.blocks);
+            let ring = |b: usize| panel.add(b * GROUPS % RING_TILES * TILE_BYTES);
             for b in 0..lead {
-                for g in 0..GROUPS {
-                    decode(b, g);
+                let place = Place::new::<F>(layout, b, GROUPS);
+                for (g, weights) in weights.iter().enumerate() {
+                    place.decode::<F>(*weights, ring(b).add(g * TILE_BYTES));
                 }
             }
             tiles.clear();
-            for b in 0..layout.blocks {
-                let next = b + lead < layout.blocks;
-                let blocks = x.as_ptr().add(b);
-                tiles.load_tokens::<0>(blocks.cast(), row_bytes);
-                if TILES == 2 {
-                    tiles.load_tokens::<1>(blocks.add(second * layout.blocks).cast(), row_bytes);
-                }
-                if next {
-                    decode(b + lead, 0);
-                }
-                tiles.load_weights::<0>(tile(b, 0));
-                tiles.multiply::<0, 0, 0>();
-                if TILES == 2 {
-                    tiles.multiply::<2, 1, 0>();
-                }
-                if next {
-                    decode(b + lead, 1);
-                }
-                tiles.load_weights::<1>(tile(b, 1));
-                tiles.multiply::<1, 0, 1>();
-                if TILES == 2 {
-                    tiles.multiply::<3, 1, 1>();
-                } else {
-                    if next {
-                        decode(b + lead, 2);
-                    }
-                    tiles.load_weights::<0>(tile(b, 2));
-                    tiles.multiply::<2, 0, 0>();
-                    if next {
-                        decode(b + lead, 3);
-                    }
-                    tiles.load_weights::<1>(tile(b, 3));
-                    tiles.multiply::<3, 0, 1>();
-                }
+            for b in 0..layout.blocks - lead {
+                let place = Place::new::<F>(layout, b + lead, GROUPS);
+                let next = ring(b + lead);
+                products::<TILES>(tiles, x.as_ptr().add(b), second, row_bytes, ring(b), |g| {
+                    place.decode::<F>(weights[g], next.add(g * TILE_BYTES));
+                });
+            }
+            for b in layout.blocks - lead..layout.blocks {
+                products::<TILES>(tiles, x.as_ptr().add(b), second, row_bytes, ring(b), |_| {});
             }
             tiles.store::<TILES>(sums);
             finish::<GROUPS>(job, sums, row..row + groups * ROWS, num_tokens, first, out);
         }
+    }
+}
+
+/// The products of one block with all groups of a strip; before each group's, `between` gets its turn.
+///
+/// # Safety
+/// `x` is the first token's block, the second tile of tokens, if there is one, begins `second` bytes later; `weights` are the
+/// tiles of the groups.
+#[inline(always)]
+unsafe fn products<const TILES: usize>(
+    tiles: &Configured,
+    x: *const QuantBlock,
+    second: usize,
+    row_bytes: usize,
+    weights: *const u8,
+    between: impl Fn(usize),
+) {
+    let x = x.cast::<u8>();
+    // SAFETY: the caller's contract.
+    unsafe {
+        tiles.load_tokens::<0>(x, row_bytes);
+        if TILES == 2 {
+            tiles.load_tokens::<1>(x.add(second), row_bytes);
+        }
+        between(0);
+        tiles.load_weights::<0>(weights);
+        tiles.multiply::<0, 0, 0>();
+        if TILES == 2 {
+            tiles.multiply::<2, 1, 0>();
+        }
+        between(1);
+        tiles.load_weights::<1>(weights.add(TILE_BYTES));
+        tiles.multiply::<1, 0, 1>();
+        if TILES == 2 {
+            tiles.multiply::<3, 1, 1>();
+            return;
+        }
+        between(2);
+        tiles.load_weights::<0>(weights.add(2 * TILE_BYTES));
+        tiles.multiply::<2, 0, 0>();
+        between(3);
+        tiles.load_weights::<1>(weights.add(3 * TILE_BYTES));
+        tiles.multiply::<3, 0, 1>();
     }
 }
 
@@ -269,12 +340,10 @@ unsafe fn many<F: Format>(
             let panel = |start: usize| panel.add(start / MANY_BLOCKS % 2 * PANEL_BYTES);
             let decode = |start: usize| {
                 for b in start..layout.blocks.min(start + MANY_BLOCKS) {
+                    let place = Place::new::<F>(layout, b, MANY_GROUPS);
                     for (g, weights) in weights.iter().enumerate() {
-                        ahead(layout, *weights, b, MANY_GROUPS);
-                        let block = weights.add(b * layout.block_bytes);
-                        let scales = weights.add(layout.scales() + b * layout.scale_bytes);
                         let tile = panel(start).add((g * MANY_BLOCKS + b - start) * TILE_BYTES);
-                        F::decode(block, scales, tile);
+                        place.decode::<F>(*weights, tile);
                     }
                 }
             };
@@ -312,28 +381,6 @@ unsafe fn many<F: Format>(
 #[inline(always)]
 fn first_of_tile(tile: usize, num_tokens: usize) -> usize {
     (tile * TILE_ROWS).min(num_tokens.saturating_sub(TILE_ROWS))
-}
-
-/// Asks for what is needed some blocks after `block` of a group, the first of which are those of the group `groups` on.
-#[inline(always)]
-fn ahead(layout: Layout, weights: *const u8, block: usize, groups: usize) {
-    let next = weights.wrapping_add(groups * layout.group_bytes());
-    let at = block * layout.block_bytes + AHEAD;
-    let from = match at < layout.scales() {
-        true => weights.wrapping_add(at),
-        false => next.wrapping_add(at - layout.scales()),
-    };
-    for line in (0..layout.block_bytes).step_by(CACHE_LINE) {
-        prefetch(from.wrapping_add(line));
-    }
-    let at = block * layout.scale_bytes;
-    if at % CACHE_LINE < layout.scale_bytes {
-        let at = layout.scales() + at + 2 * CACHE_LINE;
-        prefetch(match at < layout.group_bytes() {
-            true => weights.wrapping_add(at),
-            false => next.wrapping_add(at - layout.group_bytes() + layout.scales()),
-        });
-    }
 }
 
 /// `sums + bias`, of as many of the rows as the job has, for all tokens.
