@@ -140,3 +140,100 @@ pub(crate) unsafe fn round(x: &[f32], out: &mut [QuantBlock]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+
+    #[repr(align(64))]
+    struct Tile([u16; 512]);
+
+    fn has_amx() -> bool {
+        let found = Isa::available().into_iter().any(Isa::is_amx);
+        if !found {
+            eprintln!("skipped: no AMX here");
+        }
+        found
+    }
+
+    fn number(bits: u16) -> f32 {
+        f32::from_bits(u32::from(bits) << 16)
+    }
+
+    #[test]
+    fn every_code_with_every_scale_is_its_number() {
+        if !has_amx() {
+            return;
+        }
+        for scale in 0..=255u8 {
+            // Every nibble of a byte in turn, in all places.
+            let block: Vec<u8> = (0..256u32).map(|i| (i * 37 + 11) as u8).collect();
+            let mut tile = Tile([0; 512]);
+            // SAFETY: the machine has it, and the lengths are right.
+            unsafe {
+                mxfp4(
+                    block.as_ptr(),
+                    [scale; 16].as_ptr(),
+                    tile.0.as_mut_ptr().cast(),
+                )
+            };
+            for (place, got) in tile.0.iter().enumerate() {
+                let (pair, row, odd) = (place / 32, place / 2 % 16, place % 2);
+                let byte = block[(pair / 4 * 16 + row) * 4 + odd * 2 + pair % 4 / 2];
+                let code = if pair % 2 == 1 { byte >> 4 } else { byte & 15 };
+                let unscaled = f32::from(E2M1_DOUBLED[usize::from(code)]) / 2.0;
+                let expect = f64::from(unscaled) * 2f64.powi(i32::from(scale) - 127);
+                let got = number(*got);
+                match i32::from(scale) {
+                    ..SMALLEST_SCALE => {
+                        assert!(got.abs() < 2f32.powi(-60), "{code} {scale}: {got}")
+                    }
+                    LARGEST_SCALE.. => {
+                        assert_eq!(
+                            unscaled.abs() >= 4.0,
+                            !got.is_finite(),
+                            "{code} {scale}: {got}"
+                        );
+                    }
+                    _ if unscaled == 0.0 => {
+                        let smallest = 2f64.powi(i32::from(scale) - 128);
+                        assert!(
+                            f64::from(got.abs()) <= smallest * 2f64.powi(-62),
+                            "{scale}: {got}"
+                        );
+                    }
+                    _ => assert_eq!(f64::from(got), expect, "{code} {scale}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_byte_with_its_scale_is_rounded_once() {
+        if !has_amx() {
+            return;
+        }
+        for scale in [0x3f80u16, 0x3f81, 0x3fd5, 0x3cff, 0x0480, 0x7000] {
+            let block: Vec<u8> = (0..512u32).map(|i| i as u8).collect();
+            let mut tile = Tile([0; 512]);
+            let scales = [scale; 16];
+            // SAFETY: the machine has it, and the lengths are right.
+            unsafe {
+                int8(
+                    block.as_ptr(),
+                    scales.as_ptr().cast(),
+                    tile.0.as_mut_ptr().cast(),
+                )
+            };
+            for (got, byte) in tile.0.iter().zip(&block) {
+                let exact = (f32::from(*byte) - 128.0) * number(scale);
+                assert_eq!(
+                    *got,
+                    crate::ops::elementwise::to_bf16(exact),
+                    "{byte} times {scale:#x}"
+                );
+            }
+        }
+    }
+}
