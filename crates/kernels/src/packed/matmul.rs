@@ -30,6 +30,8 @@ const PANEL_BLOCKS: usize = 15;
 const PANEL_TOKENS: usize = 4;
 /// Tokens from which on a panel pays.
 const PANEL_LEAST: usize = 12;
+/// Blocks of gated outputs between two rounds of gating, where there are few tokens: pipelines run on from one to the next.
+const BLOCKS_AT_ONCE: usize = 8;
 
 /// Checked arguments.
 pub(super) struct Job<'a> {
@@ -410,6 +412,8 @@ pub fn packed_swiglu(
     out: &mut ColumnsMut<'_, QuantBlock>,
 ) {
     const WIDE: usize = 2 * QUANT_BLOCK;
+    // What is computed between two rounds of gating: few tokens leave room for more than a block.
+    const ROOM: usize = WIDE * TOKENS;
     assert!(
         out.num_rows() == tokens.len() && out.width() == blocks.len(),
         "out is [{}, {}]",
@@ -422,20 +426,25 @@ pub fn packed_swiglu(
         weights.rows()
     );
     let isa = weights.isa;
-    let mut gate_up = [0.0; WIDE * TOKENS];
+    let mut gate_up = [0.0; ROOM];
     for first in (0..tokens.len()).step_by(TOKENS) {
         let tokens = &tokens[first..tokens.len().min(first + TOKENS)];
-        let gate_up = &mut gate_up[..WIDE * tokens.len()];
+        let at_once = (ROOM / WIDE / tokens.len()).min(BLOCKS_AT_ONCE);
         let mut run = |x: &[QuantBlock], tokens: &[u32]| {
-            for block in blocks.clone() {
-                let rows = block * WIDE..(block + 1) * WIDE;
+            for start in blocks.clone().step_by(at_once) {
+                let some = start..blocks.end.min(start + at_once);
+                let gate_up = &mut gate_up[..some.len() * WIDE * tokens.len()];
                 let mut wide = ColumnsMut::new(gate_up, tokens.len());
+                let rows = some.start * WIDE..some.end * WIDE;
                 packed_matmul(x, tokens, weights, bias, rows, &mut wide);
-                for (token, gate_up) in gate_up.as_chunks::<WIDE>().0.iter().enumerate() {
-                    let mut gated = [0.0; QUANT_BLOCK];
-                    swiglu(isa, gate_up, limit, &mut gated);
-                    let column = block - blocks.start;
-                    quantize(isa, &gated, &mut out.row(first + token)[column..=column]);
+                for (token, gate_up) in gate_up.chunks_exact(some.len() * WIDE).enumerate() {
+                    let column = some.start - blocks.start;
+                    let out = &mut out.row(first + token)[column..][..some.len()];
+                    for (gate_up, out) in gate_up.as_chunks::<WIDE>().0.iter().zip(out) {
+                        let mut gated = [0.0; QUANT_BLOCK];
+                        swiglu(isa, gate_up, limit, &mut gated);
+                        quantize(isa, &gated, std::slice::from_mut(out));
+                    }
                 }
             }
         };

@@ -5,9 +5,11 @@
 //! which is done once for all tokens of a call, and for one token takes no longer than reading the weights from memory.
 //!
 //! ```text
-//! for some groups of rows at a time:       (several streams from memory; one alone leaves bandwidth unused)
-//!   for a panel of blocks at a time:       decode into the first cache, one tile of bf16 per block and group
-//!     for each tile of tokens, or two:     accumulators in tile registers, loaded and stored once per panel
+//! up to two tiles of tokens                  more
+//!   for a strip of two or four groups:         for a strip of two groups:     (several streams from memory: one alone
+//!     for each block:                            for a panel of blocks:        leaves bandwidth unused)
+//!       decode a later one, into a ring            decode the next panel
+//!       multiply; sums stay in tiles               multiply this one by all tokens; sums go to memory and back
 //! ```
 //! Every output is one accumulator, to which pairs of columns are added in ascending order; the last tile of tokens
 //! overlaps the one before it instead of being shorter, and computes the same numbers again.
@@ -88,6 +90,9 @@ pub(crate) fn with_adjacent<R>(
 /// # Safety
 /// This machine has AMX, its use is permitted, and `out` is `[tokens, rows]` of the job.
 pub(crate) unsafe fn multiply(job: &Job<'_>, out: &mut ColumnsMut<'_>) {
+    if job.rows.is_empty() {
+        return;
+    }
     let blocks = job.weights.layout.blocks;
     for first in (0..job.tokens.len()).step_by(TOKENS) {
         let tokens = &job.tokens[first..job.tokens.len().min(first + TOKENS)];
@@ -107,7 +112,7 @@ pub(crate) unsafe fn multiply(job: &Job<'_>, out: &mut ColumnsMut<'_>) {
 /// All outputs of the job for the tokens in `x`, at most [`TOKENS`], those from `first` on.
 ///
 /// # Safety
-/// As for [`multiply`]; `x` is `[tokens, blocks]`, of as many tokens as the tiles are configured for.
+/// As for [`multiply`]; there are rows, and `x` is `[tokens, blocks]`, of as many tokens as the tiles are configured for.
 unsafe fn run<F: Format>(
     job: &Job<'_>,
     x: &[QuantBlock],
@@ -232,35 +237,56 @@ unsafe fn few<F: Format, const TILES: usize, const GROUPS: usize>(
     let panel: *mut u8 = panel.as_mut_ptr().cast();
     let mut sums = MaybeUninit::<Sums>::uninit();
     let sums: *mut f32 = sums.as_mut_ptr().cast();
-    for row in (job.rows.start..job.rows.end).step_by(GROUPS * ROWS) {
-        let groups = (job.rows.end - row).div_ceil(ROWS).min(GROUPS);
-        // Where there is no group, the last one stands in, and what comes of it is not looked at.
-        let weights: [*const u8; GROUPS] =
-            std::array::from_fn(|g| job.weights.group(row / ROWS + g.min(groups - 1)));
-        // SAFETY: the panel has room for every tile between decoding and multiplying, the sums for the tiles of tokens with
-        // every group; whatever is read of either was written before. Tiles of tokens lie within `x`.
-        unsafe {
-            let lead = (LEAD_TILES / GROUPS).min(layout.blocks);
-            let ring = |b: usize| panel.add(b * GROUPS % RING_TILES * TILE_BYTES);
-            for b in 0..lead {
-                let place = Place::new::<F>(layout, b, GROUPS);
-                for (g, weights) in weights.iter().enumerate() {
-                    place.decode::<F>(*weights, ring(b).add(g * TILE_BYTES));
-                }
+    let num_groups = job.rows.len().div_ceil(ROWS);
+    let first_group = job.rows.start / ROWS;
+    // Where there is no group, the last one stands in, and what comes of it is not looked at.
+    let strip = |start: usize| -> [*const u8; GROUPS] {
+        std::array::from_fn(|g| {
+            job.weights
+                .group(first_group + (start + g).min(num_groups - 1))
+        })
+    };
+    let lead = (LEAD_TILES / GROUPS).min(layout.blocks);
+    // SAFETY: the panel has room for every tile between decoding and multiplying, the sums for the tiles of tokens with every
+    // group; whatever is read of either was written before. Tiles of tokens lie within `x`.
+    unsafe {
+        let ring = |n: usize| panel.add(n * GROUPS % RING_TILES * TILE_BYTES);
+        let mut weights = strip(0);
+        for b in 0..lead {
+            let place = Place::new::<F>(layout, b, GROUPS);
+            for (g, weights) in weights.iter().enumerate() {
+                place.decode::<F>(*weights, ring(b).add(g * TILE_BYTES));
             }
+        }
+        // Blocks of all strips, counted through: at the end of one the first blocks of the next are decoded.
+        let mut n = 0;
+        for start in (0..num_groups).step_by(GROUPS) {
             tiles.clear();
             for b in 0..layout.blocks - lead {
                 let place = Place::new::<F>(layout, b + lead, GROUPS);
-                let next = ring(b + lead);
-                products::<TILES>(tiles, x.as_ptr().add(b), second, row_bytes, ring(b), |g| {
-                    place.decode::<F>(weights[g], next.add(g * TILE_BYTES));
+                let later = ring(n + lead);
+                products::<TILES>(tiles, x.as_ptr().add(b), second, row_bytes, ring(n), |g| {
+                    place.decode::<F>(weights[g], later.add(g * TILE_BYTES));
                 });
+                n += 1;
             }
-            for b in layout.blocks - lead..layout.blocks {
-                products::<TILES>(tiles, x.as_ptr().add(b), second, row_bytes, ring(b), |_| {});
+            let is_last = start + GROUPS >= num_groups;
+            weights = strip(start + GROUPS);
+            for b in 0..lead {
+                let place = Place::new::<F>(layout, b, GROUPS);
+                let later = ring(n + lead);
+                let x = x.as_ptr().add(layout.blocks - lead + b);
+                products::<TILES>(tiles, x, second, row_bytes, ring(n), |g| {
+                    if !is_last {
+                        place.decode::<F>(weights[g], later.add(g * TILE_BYTES));
+                    }
+                });
+                n += 1;
             }
             tiles.store::<TILES>(sums);
-            finish::<GROUPS>(job, sums, row..row + groups * ROWS, num_tokens, first, out);
+            let row = job.rows.start + start * ROWS;
+            let rows = row..row + GROUPS.min(num_groups - start) * ROWS;
+            finish::<GROUPS>(job, sums, rows, num_tokens, first, out);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Tile registers: the permission to use them, their shapes, and the products.
 //!
-//! In assembly, because Rust has no stable intrinsics for them. Invariant: while a [`Configured`] lives, its thread has tiles
-//! 0 to 3 for sums, 4 and 5 for activations, 6 and 7 for weights; nothing lives in a tile from one call to the next.
+//! In assembly, because Rust has no stable intrinsics for them. Sums stay in tiles between calls, which relies on compiled code
+//! never touching tile registers: the compiler does so for their intrinsics alone, and system calls keep them. Invariant: while
+//! a [`Configured`] lives, its thread has tiles 0 to 3 for sums, 4 and 5 for activations, 6 and 7 for weights.
 
 use std::arch::asm;
 use std::marker::PhantomData;
