@@ -151,7 +151,7 @@ $(LOADTEST):
 PEERS ?=
 PEERS_WORK ?= build/bench-peers
 PEERS_VENV := .venv-peers
-bench-peers: $(PEERS_VENV)/.installed ## Measure Gossamer beside llama.cpp at 20B's shape (30 GB of disk, 17 GB of memory, an hour or two)
+bench-peers: $(PEERS_VENV)/.installed ## Measure Gossamer beside llama.cpp at 20B's shape (35 GB of disk, 17 GB of memory, an hour or two)
 	$(CARGO) build --release --locked -p gossamer-gateway -p gossamer-loadtest
 	$(CARGO) build --release --locked -p gossamer-testkit --bin gossamer-make-model
 	$(CARGO) build --release --locked -p gossamer-engine --example speed
