@@ -178,7 +178,7 @@ fn experts(isa: Isa, rows: usize, cols: usize, tokens: &[usize]) {
 }
 
 /// Packed weights and rounded activations; matrices in turn, as in `experts`, but so many that a server's caches do not hold
-/// them.
+/// them; of 256 rows there is one, which the second cache holds.
 fn packed(isa: Isa, format: PackedFormat, rows: usize, cols: usize, tokens: &[usize]) {
     let num_matrices = if rows == 256 { 1 } else { 64 };
     let len = packed_len(isa, format, rows, cols);

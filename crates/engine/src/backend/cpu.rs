@@ -141,7 +141,7 @@ impl Cpu {
         CpuTensor::new(&self.buffers, rows, cols)
     }
 
-    /// The eight-bit form of `x`.
+    /// The rounded form of `x`.
     fn quantized<'x>(&mut self, x: &'x CpuTensor) -> &'x [QuantBlock] {
         let isa = self.isa;
         x.quantized(|x, out| {
@@ -161,7 +161,7 @@ impl Cpu {
             .extend(self.all_rows.len() as u32..rows as u32);
     }
 
-    /// `x Wᵀ + bias` in eight bits, the matrix's rows shared out.
+    /// `x Wᵀ + bias` of packed weights, the matrix's rows shared out.
     fn multiply_packed(
         &mut self,
         x: &CpuTensor,

@@ -1,4 +1,4 @@
-//! `y = x Wᵀ + bias` with eight-bit activations and packed weights, and the gated form of it for experts.
+//! `y = x Wᵀ + bias` with rounded activations and packed weights, and the gated form of it for experts.
 //!
 //! ```text
 //! for TOKENS tokens at a time:        (their activations stay in L2)
@@ -395,7 +395,7 @@ pub(super) fn prefetch(line: *const u8) {
     let _ = line;
 }
 
-/// Gated expert projection: [`packed_matmul`] by interleaved gate and up rows, [`swiglu`], and rounding to eight bits.
+/// Gated expert projection: [`packed_matmul`] by interleaved gate and up rows, [`swiglu`], and rounding by [`quantize`].
 ///
 /// Output `j` comes from the weight rows `2 j` and `2 j + 1`. `out` is `[tokens.len(), blocks.len()]`, the blocks of 32
 /// outputs in `blocks`. Biases as in [`packed_matmul`].

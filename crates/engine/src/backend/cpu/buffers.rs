@@ -1,6 +1,6 @@
 //! Activation buffers: taken for an operation's result, given back when the tensor is dropped.
 //!
-//! A tensor is f32; its eight-bit form is made when the first product by packed weights asks for it, and kept for the
+//! A tensor is f32; its rounded form (`QuantBlock`) is made when the first product by packed weights asks for it, and kept for the
 //! next. Invariant: there are never more buffers than tensors were alive at once.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -96,7 +96,7 @@ impl CpuTensor {
         &self.data()[row * self.cols..][..self.cols]
     }
 
-    /// The eight-bit form, `[rows, cols / 32]`; `quantize` makes it of all elements, the first time.
+    /// The rounded form, `[rows, cols / 32]`; `quantize` makes it of all elements, the first time.
     pub fn quantized(&self, quantize: impl FnOnce(&[f32], &mut [QuantBlock])) -> &[QuantBlock] {
         let made = self.quantized.get_or_init(|| {
             let mut made = QuantTensor::new(&self.home, self.rows, self.cols);
@@ -113,7 +113,7 @@ impl Drop for CpuTensor {
     }
 }
 
-/// Activations `[rows, cols]` in eight bits, row-major.
+/// Activations `[rows, cols]`, rounded, row-major.
 pub struct QuantTensor {
     buffer: Vec<QuantBlock>,
     len: usize,

@@ -1,4 +1,4 @@
-//! The experts' two products on the CPU: packed and in eight bits, or as published.
+//! The experts' two products on the CPU: packed and by rounded activations, or as published.
 //!
 //! Knows which rows go to which expert, not why (`moe.rs` routes them and combines what comes out).
 //! Invariant: what an expert makes of a row does not depend on the other rows.
@@ -19,11 +19,11 @@ use crate::error::LoadError;
 pub enum CpuExperts {
     /// As published.
     InPlace(ExpertWeights),
-    /// Repacked, for eight-bit activations.
+    /// Repacked, for rounded activations.
     Packed(PackedExperts),
 }
 
-/// Experts repacked for eight-bit activations.
+/// Experts repacked for rounded activations.
 pub struct PackedExperts {
     gate_up: Packed,
     /// `[num_experts, 2 * inner]`.

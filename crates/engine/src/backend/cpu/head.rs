@@ -40,7 +40,7 @@ enum Matrix {
 pub enum HeadRows<'a> {
     /// By f32 activations.
     Bf16(Bf16Matrix<'a>),
-    /// By eight-bit activations.
+    /// By rounded activations.
     Int8(PackedMatrix<'a>),
 }
 

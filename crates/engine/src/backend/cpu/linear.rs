@@ -15,7 +15,7 @@ pub enum CpuLinear {
         /// The bias.
         bias: Option<Weight>,
     },
-    /// For eight-bit activations.
+    /// For rounded activations.
     Int8 {
         /// The matrix.
         matrix: Packed,
